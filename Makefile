@@ -1,0 +1,33 @@
+# One environment for everything: .venv, its versions pinned by constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo test soak lint constraints clean
+.DEFAULT_GOAL := demo
+
+demo: .venv/installed
+	$(BIN)/layerwise study gutstein --scale demo
+
+test: .venv/installed
+	$(BIN)/pytest -n 2 -m "not soak"
+
+soak: .venv/installed
+	$(BIN)/pytest -n 0 -m soak
+
+lint: .venv/installed
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
+	touch $@
+
+constraints: .venv/installed
+	$(BIN)/pip freeze --exclude-editable | sed 's/ @ .*//' > constraints.txt
+
+clean:
+	rm -rf .venv build dist layerwise-store layerwise-out
