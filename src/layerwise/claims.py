@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 Verdict = Literal["reproduced", "contradicted", "undecided"]
@@ -78,6 +79,58 @@ def absence(bounds: Interval | None, clusters: int) -> Verdict:
     """The verdict on "the contrast is nil", to within one point."""
     if bounds is None or clusters < FEWEST_CLUSTERS:
         return "undecided"
-    if -ABSENCE_MARGIN <= bounds[0] and bounds[1] <= ABSENCE_MARGIN:
+    if max(-bounds[0], bounds[1]) <= ABSENCE_MARGIN:
         return "reproduced"
     return "contradicted" if bounds[0] > ABSENCE_MARGIN or bounds[1] < -ABSENCE_MARGIN else "undecided"
+
+
+RULES = {
+    "direction": "reproduced if the 95 % interval of the contrast lies above 0, contradicted if below",
+    "absence": "reproduced if the 90 % interval lies within +-1 point, contradicted if wholly outside",
+    "exact": "reproduced if the numbers are equal, else contradicted",
+}
+LEVELS = {"direction": 0.95, "absence": 0.90}
+UNDECIDED = f"; fewer than {FEWEST_CLUSTERS} class splits with their own source decide nothing"
+
+
+def decide(
+    name: str,
+    paper: str,
+    statement: str,
+    quantity: str,
+    kind: Literal["direction", "absence"],
+    contrast: "pd.Series[float] | None",
+    keys: Sequence[str],
+    pairs_each: int,
+) -> Claim:
+    """Put one contrast through the rule.
+
+    `contrast` has a value for each trial, its index (cluster, trial); trials of a cluster are averaged. Where it cannot
+    be computed from what was run, it is null and the claim undecided. One cluster's interval is over its trials, given
+    that source, and decides nothing.
+    """
+    rule, level = RULES[kind] + UNDECIDED, LEVELS[kind]
+    values = pd.Series(dtype=float) if contrast is None else contrast.dropna()
+    if values.empty:
+        nothing = f"{rule}; not computed: the runs that it needs were not made"
+        return Claim(name, paper, statement, quantity, None, None, None, 0, 0, "undecided", nothing, ())
+    means = values.groupby(level=0).mean()
+    clusters = len(means)
+    if clusters == 1:
+        rule += "; this interval is over trials, given one source"
+    bounds = interval((means if clusters > 1 else values).tolist(), level)
+    verdict = (direction if kind == "direction" else absence)(bounds, clusters)
+    return Claim(
+        id=name,
+        paper=paper,
+        statement=statement,
+        quantity=quantity,
+        estimate=float(means.mean()),
+        interval=bounds,
+        level=level if bounds else None,
+        pairs=len(values) * pairs_each,
+        clusters=clusters,
+        verdict=verdict,
+        rule=rule,
+        rows=tuple(sorted(set(keys))),
+    )

@@ -1,12 +1,12 @@
 """What can go wrong, in the user's language.
 
-    LayerwiseError              the user's mistake: one line with the value and the cure, exit code 2
-    ├── TreatmentError          the text of a treatment is wrong, or it is for another number of layers
-    ├── LayersError             a net that cannot be partitioned, cut or filled from its source
-    ├── DataError               a data set that cannot be read or does not fit
-    ├── StudyError              options that do not go together, an unknown study or net
-    └── StoreError              a folder that cannot be written, or that a newer version wrote
-    Diverged                    a run whose loss is no longer a number
+LayerwiseError              the user's mistake: one line with the value and the cure, exit code 2
+├── TreatmentError          the text of a treatment is wrong, or it is for another number of layers
+├── LayersError             a net that cannot be partitioned, cut or filled from its source
+├── DataError               a data set that cannot be read or does not fit
+├── StudyError              options that do not go together, an unknown study or net
+└── StoreError              a folder that cannot be written, or that a newer version wrote
+Diverged                    a run whose loss is no longer a number
 """
 
 from collections.abc import Iterable

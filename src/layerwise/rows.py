@@ -64,7 +64,9 @@ def pick(rows: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
     [0.1, 0.3]
     """
     for column, value in wanted.items():
-        rows = rows[rows[column].isin(list(value)) if isinstance(value, list | tuple | range) else rows[column] == value]
+        rows = rows[
+            rows[column].isin(list(value)) if isinstance(value, list | tuple | range) else rows[column] == value
+        ]
     return rows
 
 

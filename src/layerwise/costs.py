@@ -1,0 +1,54 @@
+"""What training costs in arithmetic: floating-point operations, counted on the real net."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from layerwise.layers import layers
+from layerwise.nets import build
+from layerwise.run import Run
+from layerwise.treatment import Treatment
+
+
+@lru_cache(maxsize=4096)
+def step_flops(net: str, shape: tuple[int, int, int], outputs: int, trained: tuple[bool, ...], batch: int) -> int:
+    """Multiplications and additions of one training step: forward, and backward as far as a layer is trained.
+
+    Convolutions and matrix products are counted (two operations each multiply-add), as PyTorch's own counter does.
+    """
+    built = build(net, shape, outputs, seed=0)
+    images = torch.zeros(batch, *shape)
+    for layer, on in zip(layers(built, images[:1]), trained, strict=True):
+        for name in layer.parameters:
+            built.get_parameter(name).requires_grad_(on)
+    built.eval()
+    with FlopCounterMode(display=False) as counter:
+        out = built(images).sum()
+        if any(trained):
+            out.backward()
+    return int(counter.get_total_flops())
+
+
+def train_flops(run: Run, shape: tuple[int, int, int], steps: Sequence[int] = ()) -> int:
+    """Operations of the run's training steps, evaluations and its source left out; by default of all planned steps."""
+    return sum(
+        taken * step_flops(run.net, shape, run.task.outputs, trained, recipe.batch_size)
+        for taken, recipe, trained in zip(
+            steps or [recipe.steps for recipe in run.recipes], run.recipes, run.treatment.trained, strict=True
+        )
+    )
+
+
+@lru_cache(maxsize=256)
+def layer_parameters(net: str, shape: tuple[int, int, int], outputs: int) -> dict[str, int]:
+    """Number of parameters of each layer, in order."""
+    built = build(net, shape, outputs, seed=0)
+    found = layers(built, torch.zeros(1, *shape))
+    return {layer.name: sum(built.get_parameter(p).numel() for p in layer.parameters) for layer in found}
+
+
+def parameters_trained(treatment: Treatment, sizes: dict[str, int]) -> int:
+    """Parameters that the last stage trains."""
+    return sum(size for size, on in zip(sizes.values(), treatment.trained[-1], strict=True) if on)

@@ -1,0 +1,141 @@
+"""Data sets by their locators: `glyphs`, `mnist:DIR`, `folder:photos`. Each opens as arrays with a digest.
+
+    >>> dataset, folder = open_data("glyphs:100", Path("cache"))
+    >>> dataset.images.shape, len(dataset.class_names), load(folder).digest == dataset.digest
+    ((6200, 1, 32, 32), 62, True)
+
+A data set is read once and then opened from a cache as memory maps. Losing the cache costs time, never truth. Nothing
+in a data file is ever executed.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from layerwise.data import folder, glyphs, idx, npz, parquet
+from layerwise.data.dataset import DataSet, intact, load, make, save
+from layerwise.data.pictures import Options, fit
+from layerwise.errors import DataError, unknown
+
+__all__ = ["READERS", "DataSet", "Options", "Reader", "load", "make", "open_data", "save"]
+
+VERSION = 1  # of the readers: raised whenever one gives other arrays for the same files
+
+
+def read_glyphs(argument: str, options: Options) -> DataSet:
+    """The drawn characters: "500:0" is 500 of each class with seed 0."""
+    numbers = re.fullmatch(r"([1-9][0-9]{0,4})(?::([0-9]{1,18}))?", argument or "500")
+    if numbers is None:
+        raise DataError(
+            f"'glyphs:{argument}' is not glyphs:PER_CLASS:SEED, two whole numbers such as glyphs:500:0 "
+            "(at most 99999 per class)"
+        )
+    images, labels = glyphs.draw(int(numbers[1]), int(numbers[2] or 0))
+    name = f"glyphs:{argument}" if argument else "glyphs"
+    return make(name, fit(images, options), labels, tuple(glyphs.CHARACTERS))
+
+
+def read_digits(argument: str, options: Options) -> DataSet:
+    """The handwritten digits that scikit-learn carries; their 17 grey levels become 0 to 255."""
+    if argument:
+        raise DataError(f"'digits:{argument}': digits takes nothing after its name; write digits")
+    from sklearn.datasets import load_digits  # slow to import, and needed only here
+
+    found = load_digits()
+    images = np.rint(found.images * (255 / 16)).astype(np.uint8)[:, None]
+    return make("digits", fit(images, options), found.target, [str(name) for name in found.target_names])
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A kind of data: how its locator is written, what it is, and the function that reads it."""
+
+    form: str
+    help: str
+    read: Callable[[Any, Options], DataSet]  # from a Path where the form has one, else from the text after the name
+
+    @property
+    def takes_path(self) -> bool:
+        return self.form.endswith((":DIR", ":FILE"))
+
+
+READERS: dict[str, Reader] = {
+    "glyphs": Reader("glyphs:PER_CLASS:SEED", "62 characters drawn from fonts, 500 per class; no files", read_glyphs),
+    "digits": Reader("digits", "scikit-learn's 1,797 handwritten digits, 8x8; no files", read_digits),
+    "mnist": Reader("mnist:DIR", "MNIST or a relative: the four classic IDX files, gzipped or not", idx.read),
+    "npz": Reader("npz:FILE", "arrays images and labels, optionally class_names and columns per image", npz.read),
+    "parquet": Reader("parquet:DIR", "parquet files in the Hugging Face layout: image and label", parquet.read),
+    "folder": Reader("folder:DIR", "a folder of pictures per class, or train/ val/ test/ of such folders", folder.read),
+}
+
+
+def open_data(
+    locator: str, cache: Path, *, resize: int | None = None, grey: bool = False, skip_unreadable: bool = False
+) -> tuple[DataSet, Path]:
+    """The data set and the cache folder it lies in, which workers open again with `load`.
+
+    `resize` gives squares of that side, `grey` one channel. Raises DataError for what cannot be read.
+    """
+    if resize is not None and not 1 <= resize <= 4096:
+        raise DataError(f"resize is {resize}; the side of the images in pixels must be from 1 to 4096")
+    name, _, argument = locator.partition(":")
+    if name not in READERS:
+        raise DataError(unknown("data", name, READERS))
+    reader, options = READERS[name], Options(resize, grey, skip_unreadable)
+    source = existing(argument, name, reader) if reader.takes_path else argument
+    place = cache / request_key(name, source, options)
+    if (cached := intact(place)) is not None:
+        return cached, place
+    save(reader.read(source, options), place)
+    return load(place), place
+
+
+def existing(argument: str, name: str, reader: Reader) -> Path:
+    """The path in a locator; it must be there."""
+    if not argument:
+        raise DataError(f"data '{name}' needs a path: write {reader.form}")
+    path = Path(argument).expanduser()
+    if not path.exists():
+        raise DataError(f"{path} does not exist; {reader.form} needs an existing path")
+    if reader.form.endswith(":FILE") and not path.is_file():
+        raise DataError(f"{path} is a folder; {reader.form} needs a file")
+    if name in ("mnist", "folder") and not path.is_dir():
+        raise DataError(f"{path} is a file; {reader.form} needs a folder")
+    return path
+
+
+def request_key(name: str, source: str | Path, options: Options) -> str:
+    """16 hex that change when the locator, an option, the readers, or a file's path, size or time of change does."""
+    request = {
+        "locator": f"{name}:{source.resolve() if isinstance(source, Path) else source}",
+        "options": asdict(options),
+        "version": VERSION,
+        "files": sorted(_stamps(source)) if isinstance(source, Path) else [],
+    }
+    return hashlib.sha256(json.dumps(request).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Relative path, size and time of change of each file at or below a path; what is hidden is never read."""
+    if path.is_file():
+        files = [path, path.parent / "classes.csv"]
+    else:
+        files = [inner / name for inner, names in _walk(path) for name in names]
+    for file in files:
+        relative = os.path.relpath(file, path)
+        if file.is_file():
+            state = file.stat()
+            yield relative, state.st_size, state.st_mtime_ns
+
+
+def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    for inner, folders, names in os.walk(path, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield Path(inner), [name for name in names if not name.startswith(".")]

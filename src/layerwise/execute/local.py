@@ -1,0 +1,177 @@
+"""The default executor: worker processes on this machine, one thread each, that take one run at a time.
+
+Workers come from a fork server that has loaded torch once. A worker that dies (killed, out of memory) is replaced, and
+its run is done once more before it counts as failed. Workers end with their parent, however that ends.
+"""
+
+import multiprocessing as mp
+import os
+import signal
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+
+from layerwise.errors import StoreError
+from layerwise.execute.plan import Plan
+from layerwise.execute.work import Outcome, Setting, Worker, orphaned
+from layerwise.run import Run, key
+
+TRIES = 2
+PRELOADED = ["torch", "torch._dynamo", "layerwise.execute.work"]  # building an optimiser imports torch._dynamo
+
+
+@dataclass
+class _Hand:
+    """A worker process, the pipe to it, and what it is doing."""
+
+    process: ForkServerProcess
+    pipe: Connection
+    run: Run | None = None
+
+
+def execute(plan: Plan, setting: Setting, workers: int) -> Iterator[Outcome]:
+    """Do the missing runs with so many processes, and give the outcome of each as it ends, in whatever order."""
+    queue = _Queue(plan)
+    hands = [_hire(setting) for _ in range(min(workers, len(plan.missing)))]
+    try:
+        while queue.pending:
+            yield from queue.orphans()
+            for hand in hands:
+                if hand.run is None and (task := queue.take()):
+                    hand.run = task[0]
+                    with suppress(OSError):  # a worker that has died is seen below
+                        hand.pipe.send(task)
+            for hand in _heard(hands) if queue.pending else []:
+                answer, run = _listen(hand), hand.run
+                hand.run = None
+                if isinstance(answer, StoreError):
+                    raise answer
+                if answer is None:
+                    hands[hands.index(hand)] = _hire(setting)
+                if run and (outcome := queue.settle(run, answer)):
+                    yield outcome
+    finally:
+        for hand in hands:
+            _dismiss(hand)
+
+
+class _Queue:
+    """The missing runs: which can start, which another process holds, which were lost with their worker or source."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.waiting = deque(plan.order())
+        self.busy: deque[Run] = deque()  # being trained by another process on the same store: these come last
+        self.pending = {key(run) for run in plan.missing}
+        self.lost: set[str] = set()
+        self.deaths: Counter[str] = Counter()
+
+    def take(self) -> tuple[Run, bool] | None:
+        """A run whose source is not still to be done, and whether to wait for another process that trains it."""
+        for queue in (self.waiting, self.busy):
+            for run in queue:
+                if run.source is None or key(run.source) not in self.pending:
+                    queue.remove(run)
+                    return run, queue is self.busy
+        return None
+
+    def settle(self, run: Run, answer: Outcome | None) -> Outcome | None:
+        """Take a worker's answer, null if it died; gives the run's outcome, or null if it is to be done again."""
+        name = key(run)
+        if answer is None:
+            self.deaths[name] += 1
+            if self.deaths[name] < TRIES:
+                self.waiting.appendleft(run)
+                return None
+            answer = Outcome(name, "failed", f"run {name} ({run.treatment}): its worker died twice (out of memory?)")
+        if answer.state == "busy":
+            self.busy.append(run)
+            return None
+        self._end(answer)
+        return answer
+
+    def orphans(self) -> Iterator[Outcome]:
+        """The outcomes of waiting runs whose source was lost."""
+        for run in [*self.waiting, *self.busy]:
+            if outcome := orphaned(run, self.lost):
+                (self.waiting if run in self.waiting else self.busy).remove(run)
+                self._end(outcome)
+                yield outcome
+
+    def _end(self, outcome: Outcome) -> None:
+        self.pending.discard(outcome.key)
+        if not outcome.is_stored:
+            self.lost.add(outcome.key)
+
+
+def _heard(hands: list[_Hand]) -> list[_Hand]:
+    """Workers that have answered, or died."""
+    ready = wait([hand.pipe for hand in hands] + [hand.process.sentinel for hand in hands])
+    return [hand for hand in hands if hand.pipe in ready or hand.process.sentinel in ready]
+
+
+def _listen(hand: _Hand) -> Outcome | StoreError | None:
+    """The worker's answer; null if it died before it gave one."""
+    try:
+        return hand.pipe.recv() if hand.pipe.poll() else None
+    except (EOFError, OSError):
+        return None
+
+
+def _hire(setting: Setting) -> _Hand:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(setting, theirs), daemon=True)
+    with _hidden_main():
+        process.start()
+    theirs.close()
+    return _Hand(process, ours)
+
+
+def _dismiss(hand: _Hand) -> None:
+    hand.process.kill()
+    hand.process.join()
+    hand.pipe.close()
+
+
+@contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keep workers from running the user's script again: a child imports the parent's `__main__` if it can find it."""
+    main = sys.modules["__main__"]
+    kept: dict[str, object] = {}
+    for name in ("__file__", "__spec__"):
+        if name in vars(main):
+            kept[name] = vars(main)[name]
+            setattr(main, name, None)
+    try:
+        yield
+    finally:
+        vars(main).update(kept)
+
+
+def _work(setting: Setting, pipe: Connection) -> None:
+    """The life of a worker: take a run, do it, say how it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        worker = Worker(setting)
+        while True:
+            run, wait_for_others = pipe.recv()
+            pipe.send(worker.do(run, wait=wait_for_others))
+    except StoreError as error:
+        pipe.send(error)
+    except (EOFError, OSError):
+        return
+
+
+def _end_with_parent() -> None:
+    parent = mp.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

@@ -1,0 +1,54 @@
+"""Nets by name: the papers' own, as lists of named layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from layerwise.errors import LayersError, StudyError, unknown
+from layerwise.nets.lenet5 import lenet5, lenet5relu
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a net, and how it wants its pixels: `(pixel / 255 - mean) / std`, per channel."""
+
+    build: Callable[[int, int, int], nn.Module]  # (channels, size, outputs); LayersError for an input it does not take
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the builder's docstring."""
+        return (self.build.__doc__ or "").strip().partition("\n")[0]
+
+
+# LeCun et al. 1998, section II.B: background at -0.1 and ink at 1.175 give inputs of mean about 0 and variance about 1.
+INK_MEAN, INK_STD = 0.1 / 1.275, 1 / 1.275
+
+NETS: dict[str, Architecture] = {
+    "lenet5": Architecture(lenet5, (INK_MEAN,), (INK_STD,)),
+    "lenet5relu": Architecture(lenet5relu, (INK_MEAN,), (INK_STD,)),
+}
+
+
+def architecture(name: str) -> Architecture:
+    """The net of this name; raises StudyError with the nearest one where there is none."""
+    if name not in NETS:
+        raise StudyError(unknown("net", name, NETS))
+    return NETS[name]
+
+
+def build(name: str, shape: tuple[int, int, int], outputs: int, seed: int) -> nn.Module:
+    """A fresh net for images of shape (channels, height, width), its weights drawn from the seed alone.
+
+    Raises LayersError where the net does not take such images, with the option that cures it.
+    """
+    found = architecture(name)
+    channels, height, width = shape
+    if height != width:
+        raise LayersError(f"net '{name}' takes square images, not {height}x{width}; pass --resize {min(height, width)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return found.build(channels, height, outputs)

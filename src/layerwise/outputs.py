@@ -1,0 +1,103 @@
+"""A finished study, and the folder that it leaves: report.html, rows.parquet, rows.csv, claims.json, plan.json."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from layerwise import rows as row_tables
+from layerwise.claims import Claim
+from layerwise.errors import StudyError
+from layerwise.report import Report, write_report
+from layerwise.report.gutstein import figures as gutstein_figures
+from layerwise.studies import study_module
+
+FIGURES = {"gutstein": gutstein_figures}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that has run. In a notebook it shows its answer, its findings and its claims."""
+
+    name: str
+    rows: pd.DataFrame = field(repr=False)
+    claims: tuple[Claim, ...] = field(repr=False)
+    plan: dict[str, Any] = field(repr=False)  # as plan.json: runs, totals, notes, provenance
+    failures: tuple[str, ...] = ()  # runs that did not finish, and why
+
+    @property
+    def answer(self) -> str:
+        """The study's answer, in one paragraph."""
+        return str(study_module(self.name).words(self.rows, self.claims)[0])
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The main findings, a sentence or two each."""
+        return tuple(study_module(self.name).words(self.rows, self.claims)[1])
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report as one HTML file, and give its path."""
+        made = Report(
+            title=study_module(self.name).TITLE,
+            answer=self.answer,
+            findings=self.findings,
+            rows=self.rows,
+            claims=[claim.as_json() for claim in self.claims],
+            figures=FIGURES[self.name](self.rows),
+            plan=self.plan,
+            provenance=self.plan["provenance"],
+            notes=(*self.plan["notes"], *self.failures),
+        )
+        with _clear_errors(Path(path)):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_report(Path(path), made)
+        return Path(path)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the report, the rows, the claims and the plan into a folder; gives the report's path."""
+        folder = Path(folder)
+        with _clear_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            row_tables.write(self.rows, folder)
+            _write_json(folder / "claims.json", [claim.as_json() for claim in self.claims])
+            _write_json(folder / "plan.json", {**self.plan, "study": self.name, "failures": list(self.failures)})
+        return self.report(folder / "report.html")
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        claims = pd.DataFrame([claim.as_json() for claim in self.claims])
+        shown = claims[["id", "statement", "estimate", "interval", "clusters", "verdict"]] if len(claims) else claims
+        findings = "".join(f"<li>{escape(finding)}</li>" for finding in self.findings)
+        return f"<p>{escape(self.answer)}</p><ol>{findings}</ol>{shown.to_html(index=False)}"
+
+
+def load(folder: str | Path) -> Study:
+    """The study that `save` wrote; its claims are made anew from its rows."""
+    folder = Path(folder)
+    try:
+        plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        found = row_tables.read(folder)
+        name, failures = plan.pop("study"), tuple(plan.pop("failures"))
+    except (OSError, ValueError, KeyError) as error:
+        raise StudyError(f"{folder} does not hold a finished study (rows.parquet, plan.json): {error}") from error
+    return Study(name, found, tuple(study_module(name).claims(found)), plan, failures)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+class _clear_errors:  # noqa: N801 (used as a with-statement, like open)
+    """Say that the output folder cannot be written, in place of the system's error."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            raise StudyError(f"--out {self.path} cannot be written ({error.strerror}); pass another") from error

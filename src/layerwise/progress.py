@@ -1,0 +1,107 @@
+"""What a user sees while runs are made: the plan with its forecast first, then runs done and time left."""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from layerwise.execute.forecast import Forecast
+from layerwise.execute.plan import Plan
+from layerwise.execute.work import Outcome
+
+
+class Quiet:
+    """Says nothing; also what a listener is."""
+
+    def say(self, line: str) -> None:
+        """Something that the user should know."""
+
+    def planned(self, plan: Plan, forecast: Forecast, workers: int) -> None:
+        """The plan is made, nothing has been trained."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A run has ended, one way or another."""
+
+    def close(self) -> None:
+        """No more runs will end."""
+
+
+class Terminal(Quiet):
+    """Prints to standard error: a bar that moves where that is a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.bar: Progress | None = None
+        self.seconds: dict[str, float] = {}
+        self.done = 0
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def planned(self, plan: Plan, forecast: Forecast, workers: int) -> None:
+        self.say(plan_line(plan, forecast, workers))
+        if not plan.missing:
+            return
+        self.seconds = dict(forecast.seconds)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[done]}/{task.fields[runs]} runs"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self.task = self.bar.add_task("training", total=sum(self.seconds.values()), done=0, runs=len(plan.missing))
+        self.done = 0
+        if sys.stderr.isatty():
+            self.bar.start()
+
+    def ended(self, outcome: Outcome) -> None:
+        for note in (*outcome.notes, *([outcome.message] if outcome.message else [])):
+            self.say(note)
+        if self.bar is None:
+            return
+        self.done += 1
+        self.bar.update(self.task, advance=self.seconds.get(outcome.key, 0.0), done=self.done)
+        if not sys.stderr.isatty() and self.done in _milestones(len(self.seconds)):
+            left = self.bar.tasks[0].time_remaining
+            self.say(f"{self.done}/{len(self.seconds)} runs" + (f", {duration(left)} left" if left else ""))
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def plan_line(plan: Plan, forecast: Forecast, workers: int) -> str:
+    """Runs wanted, stored and missing, and what the missing ones will take.
+
+    A run that may stop early is forecast with all its steps.
+    """
+    counts = f"Plan: {len(plan.runs)} runs wanted, {plan.stored} stored, {len(plan.missing)} missing"
+    if not plan.missing:
+        return f"{counts}; nothing to train"
+    memory, disk = forecast.memory_bytes / 1e9, forecast.disk_bytes / 1e6
+    cores = "1 core" if workers == 1 else f"{workers} cores"
+    return (
+        f"{counts}; forecast {duration(forecast.wall_seconds)} on {cores}, {memory:.1f} GB memory, {disk:.0f} MB disk"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(7.4), duration(130), duration(7300)
+    ('7 s', '2 min 10 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _milestones(runs: int) -> Sequence[int]:
+    """Each tenth of the runs."""
+    return [round(runs * tenth / 10) for tenth in range(1, 11)]

@@ -1,0 +1,23 @@
+"""The figures of Gutstein's study: the paper's figures 2 to 5 redrawn from the rows, and what they leave out."""
+
+import pandas as pd
+
+from layerwise.report.costs import cost
+from layerwise.report.figures import Figure, gap, learning, levels
+from layerwise.rows import pick
+
+
+def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
+    """Accuracy against levels kept, its range over trials, learning curves, the gap, and the cost."""
+    layers = pick(rows, quantity="parameters")["layer"].tolist()
+    shots = sorted({int(k) for k in rows.loc[rows["trial"].notna(), "shots"]})
+    if not shots:
+        return ()
+    shown = sorted({shots[0], shots[len(shots) // 2], shots[-1]})  # the paper shows 1, 10 and 40
+    return (
+        levels(rows, layers=layers),
+        *(levels(rows, k, layers) for k in shown),
+        *(learning(rows, k, layers) for k in sorted({shots[0], shots[-1]})),
+        gap(rows, layers),
+        cost(rows, layers),
+    )

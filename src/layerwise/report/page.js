@@ -1,0 +1,151 @@
+"use strict";
+// Draws the charts and the tables from the JSON block of the page. Text is only ever set as text.
+const report = JSON.parse(document.getElementById("report-data").textContent);
+const PAGE = 50; // rows drawn at once, so that thousands stay quick
+
+// ---- charts: ink is that of the text around them, so that light, dark and print need no second drawing
+const sans = getComputedStyle(document.body).fontFamily;
+function style(width) {
+  const text = { labelColor: "currentColor", titleColor: "currentColor", labelFont: sans, titleFont: sans };
+  const narrow = width < 420;
+  return {
+    background: "transparent", aria: false, font: sans, view: { stroke: null },
+    axis: {
+      ...text, domainColor: "currentColor", domainOpacity: 0.4, tickColor: "currentColor", tickOpacity: 0.4,
+      gridColor: "currentColor", gridOpacity: 0.12, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500,
+      titlePadding: 8, labelOpacity: 0.85, labelOverlap: true,
+    },
+    legend: {
+      ...text, orient: "top", labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, symbolSize: 80,
+      columns: narrow ? 3 : 0, titleOrient: narrow ? "top" : "left", columnPadding: 14,
+    },
+  };
+}
+const drawings = [...document.querySelectorAll("[data-chart]")].map((place) =>
+  vegaEmbed(place.appendChild(document.createElement("div")), report.charts[Number(place.dataset.chart)], {
+    mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: style(place.clientWidth),
+  }).catch((problem) => { place.textContent = "This figure could not be drawn: " + problem.message; }));
+Promise.all(drawings).then(() => document.documentElement.classList.add("drawn"));
+
+// ---- tables
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+function shown(value, kind) {
+  if (value === null) return "–";
+  if (kind === "percent") return (100 * value).toFixed(1) + " %";
+  if (kind === "seconds") return value.toFixed(2);
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (kind !== "number" || typeof value !== "number") return String(value);
+  if (Number.isInteger(value) && Math.abs(value) < 1e7) return String(value);
+  return Math.abs(value) < 1000 ? value.toPrecision(4) : String(Number(value.toPrecision(4)));
+}
+function compare(a, b) {
+  if (typeof a === "number" && typeof b === "number") return a - b;
+  return String(a).localeCompare(String(b), "en", { numeric: true });
+}
+function csv(table) {
+  const cell = (value) => {
+    const text = value === null ? "" : String(value);
+    return /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+  };
+  const lines = [table.columns.map((column) => column.name), ...table.rows];
+  return lines.map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
+}
+function download(name, text) {
+  const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+class Grid {
+  // A table that sorts by its headings, filters by text or by keys, and draws one page of rows.
+  constructor(place, name, filtered) {
+    this.table = report.tables[name];
+    this.words = []; this.keys = null; this.column = null; this.falling = false; this.page = 0;
+    this.body = make("tbody");
+    this.count = make("span", { role: "status" });
+    this.back = make("button", { type: "button", textContent: "Previous", onclick: () => this.turn(-1) });
+    this.next = make("button", { type: "button", textContent: "Next", onclick: () => this.turn(1) });
+    this.input = make("input", { type: "search", placeholder: "Filter: F5R, seed, key …", oninput: () => this.filter() });
+    this.input.setAttribute("aria-label", "Filter the rows by text");
+    const save = make("button", { type: "button", textContent: "Download csv", className: "push",
+      onclick: () => download(name + ".csv", csv(this.table)) });
+    const tools = filtered ? [this.input, this.count, save] : [this.count, save];
+    this.pager = make("div", { className: "tools" }, this.back, this.next);
+    place.append(make("div", { className: "tools" }, ...tools),
+      make("div", { className: "scroll" }, make("table", { className: "grid" }, this.head(), this.body)), this.pager);
+    this.texts = this.table.rows.map((row) => row.join(" ").toLowerCase());
+    this.draw();
+  }
+  head() {
+    this.headings = this.table.columns.map((column, i) => {
+      const heading = make("th", { scope: "col", className: column.kind },
+        make("button", { type: "button", textContent: column.title, onclick: () => this.sort(i) }));
+      return heading;
+    });
+    return make("thead", {}, make("tr", {}, ...this.headings));
+  }
+  sort(i) {
+    this.falling = this.column === i && !this.falling;
+    this.column = i;
+    this.page = 0;
+    this.headings.forEach((heading, j) => heading.removeAttribute("aria-sort"));
+    this.headings[i].setAttribute("aria-sort", this.falling ? "descending" : "ascending");
+    this.draw();
+  }
+  filter() {
+    this.words = this.input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    this.keys = null;
+    this.page = 0;
+    this.draw();
+  }
+  only(name, keys) {
+    this.words = [];
+    this.keys = new Set(keys);
+    this.input.value = "";
+    this.input.placeholder = "The runs of " + name + "; type to filter all";
+    this.page = 0;
+    this.draw();
+  }
+  turn(by) { this.page += by; this.draw(); }
+  wanted() {
+    const rows = this.table.rows.filter((row, i) =>
+      this.keys ? this.keys.has(row[0]) : this.words.every((word) => this.texts[i].includes(word)));
+    if (this.column === null) return rows;
+    const sign = this.falling ? -1 : 1, at = this.column; // what is unknown stands last, whichever way
+    return rows.sort((a, b) => (a[at] === null) - (b[at] === null) || sign * compare(a[at], b[at]));
+  }
+  draw() {
+    const rows = this.wanted(), pages = Math.max(1, Math.ceil(rows.length / PAGE)), from = this.page * PAGE;
+    const part = rows.slice(from, from + PAGE);
+    this.body.replaceChildren(...part.map((row) => make("tr", {}, ...row.map((value, i) =>
+      make("td", { className: this.table.columns[i].kind, textContent: shown(value, this.table.columns[i].kind) })))));
+    this.count.textContent = rows.length > PAGE
+      ? `${from + 1} to ${from + part.length} of ${rows.length} rows` : rows.length === 1 ? "1 row" : `${rows.length} rows`;
+    this.back.disabled = this.page === 0;
+    this.next.disabled = this.page >= pages - 1;
+    this.pager.hidden = pages === 1;
+  }
+}
+
+const runs = document.querySelector("div[data-table=runs]");
+const grid = new Grid(runs, "runs", true);
+for (const fold of document.querySelectorAll("details[data-table]")) {
+  fold.addEventListener("toggle", () => new Grid(fold, fold.dataset.table, false), { once: true });
+}
+for (const button of document.querySelectorAll("[data-claim]")) {
+  button.addEventListener("click", () => {
+    grid.only(button.dataset.claim, report.claims[button.dataset.claim]);
+    document.getElementById("runs").scrollIntoView();
+  });
+}
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", () => {
+    const text = button.parentElement.querySelector("pre");
+    getSelection().selectAllChildren(text); // where the clipboard is closed to us, the reader can copy by hand
+    navigator.clipboard?.writeText(text.textContent).then(() => { button.textContent = "Copied"; }, () => {});
+  });
+}

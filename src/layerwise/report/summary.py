@@ -1,0 +1,77 @@
+"""Means over clusters: the only arithmetic the report does, with the one interval function of `claims`.
+
+A cluster is a target task with its seed, that is: a class split with its source net. Trials of one cluster are
+averaged first, since they are not replicates of transfer. Where there is one cluster only, the interval is over its
+trials, and says so: "given one source".
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from layerwise.claims import interval
+from layerwise.rows import final
+
+CLUSTER = ["target_task", "seed"]
+LEVEL = 0.95
+GIVEN = "given one source"
+
+
+def measured(rows: pd.DataFrame, quantity: str, split: str | None = "test") -> pd.DataFrame:
+    """The target nets' rows of one quantity, at every step; source nets, which have no trial, are left out."""
+    here = rows["split"].isna() if split is None else rows["split"] == split
+    return rows[(rows["quantity"] == quantity) & here & rows["trial"].notna()]
+
+
+def ends(rows: pd.DataFrame, quantity: str = "accuracy", split: str | None = "test") -> pd.DataFrame:
+    """The target nets' rows of one quantity at the last step at which each was measured."""
+    return final(measured(rows, quantity, split))
+
+
+def over_clusters(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean, 95 % interval, minimum and maximum of `value` for each combination of the columns `by`.
+
+    Columns: by, mean, low, high, minimum, maximum, clusters, trials, interval (in words). The mean is over cluster
+    means; minimum and maximum are over all trials. Low and high are null where nothing repeats.
+
+    >>> table = pd.DataFrame({"target_task": "t", "seed": [0, 0, 1], "n": 5, "value": [0.2, 0.4, 0.5]})
+    >>> over_clusters(table, ["n"])[["mean", "minimum", "clusters", "trials", "interval"]].to_dict("records")
+    [{'mean': 0.4, 'minimum': 0.2, 'clusters': 2, 'trials': 3, 'interval': '95 % over 2 class splits'}]
+    """
+    names = [*by, "mean", "low", "high", "minimum", "maximum", "clusters", "trials", "interval"]
+    found = []
+    for group, part in values.dropna(subset=["value"]).groupby(list(by), sort=True):
+        found.append({**dict(zip(by, group, strict=True)), **_summary(part)})
+    return pd.DataFrame(found, columns=names)
+
+
+def _summary(part: pd.DataFrame) -> dict[str, Any]:
+    trials = part["value"].astype(float)
+    means = part.groupby(CLUSTER, dropna=False)["value"].mean().astype(float)
+    bounds = interval((means if len(means) > 1 else trials).tolist(), LEVEL)
+    return {
+        "mean": float(means.mean()),
+        "low": bounds[0] if bounds else None,
+        "high": bounds[1] if bounds else None,
+        "minimum": float(trials.min()),
+        "maximum": float(trials.max()),
+        "clusters": len(means),
+        "trials": len(trials),
+        "interval": basis(len(means), len(trials)),
+    }
+
+
+def basis(clusters: int, trials: int) -> str:
+    """What an interval is taken over, in words."""
+    if clusters > 1:
+        return f"95 % over {clusters} class splits"
+    return f"95 % over {trials} trials, {GIVEN}" if trials > 1 else f"none: one trial, {GIVEN}"
+
+
+def changes(values: pd.DataFrame) -> pd.DataFrame:
+    """The rows with n > 0, each minus the n = 0 row of its own class split, seed, trial and samples per class."""
+    pair = [*CLUSTER, "trial", "shots"]
+    base = values.loc[values["n"] == 0, [*pair, "value"]]
+    both = values[values["n"] > 0].merge(base, on=pair, suffixes=("", "_base"))
+    return both.assign(value=both["value"] - both["value_base"]).drop(columns="value_base")

@@ -1,0 +1,100 @@
+"""Numbers as the page prints them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from layerwise.report.summary import GIVEN
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A change with its sign: "+3.2", "−0.4", "0.0".
+
+    >>> signed(3.24), signed(-0.04), signed(-1.0)
+    ('+3.2', '0.0', '−1.0')
+    """
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
+
+
+def points(fraction: float) -> str:
+    """A change of accuracy in percentage points, signed."""
+    return signed(100 * fraction)
+
+
+def number(value: float) -> str:
+    """At most four significant digits, thousands apart; whole numbers whole.
+
+    >>> number(48120.0), number(0.123456), number(-3.0)
+    ('48,120', '0.1235', '−3')
+    """
+    text = f"{int(value):,}" if float(value).is_integer() else f"{value:,.4g}"
+    return text.replace("-", MINUS)
+
+
+def seconds(value: float | None) -> str:
+    """A duration in the unit that fits: "0.4 s", "93 s", "34 min", "5.2 h"."""
+    if value is None:
+        return "unknown"
+    if value < 120:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def flops(value: float | None) -> str:
+    """Floating-point operations with their SI prefix: "1.2 TFLOP"."""
+    if value is None:
+        return "unknown"
+    for size, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}FLOP"
+    return f"{value:.0f} FLOP"
+
+
+def unbroken(text: str) -> str:
+    """The text with each per cent sign held to its number, so that no line begins with one."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: "1 pair", "3 pairs"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def in_points(claim: dict[str, Any]) -> bool:
+    """Whether a claim's numbers are accuracies, printed in points: its contrast says accuracy or gap, not steps."""
+    text = claim["quantity"].lower()
+    return ("accuracy" in text or "gap" in text) and not any(word in text for word in ("step", "parameter", "weights"))
+
+
+def estimate(claim: dict[str, Any]) -> str:
+    """A claim's estimate with its unit."""
+    value = claim["estimate"]
+    if value is None:
+        return "not measured"
+    return f"{points(value)} points" if in_points(claim) else number(value)
+
+
+def bounds(claim: dict[str, Any]) -> str:
+    """A claim's interval with its level, and whether it is given one source."""
+    if not claim["interval"]:
+        return "exact: no interval" if claim["level"] is None and claim["verdict"] != "undecided" else "no interval"
+    low, high = (points(end) if in_points(claim) else number(end) for end in claim["interval"])
+    text = f"{low} to {high}" if claim["level"] is None else f"{100 * claim['level']:g} %: {low} to {high}"
+    return f"{text}, {GIVEN}" if claim["clusters"] == 1 else text
+
+
+def forests(claims: Sequence[dict[str, Any]]) -> list[dict[str, float] | None]:
+    """Where each claim's estimate and interval stand on one scale, in per cent; null for those not in points."""
+    drawn = [claim if in_points(claim) and claim["estimate"] is not None else None for claim in claims]
+    ends = [0.0] + [end for claim in drawn if claim for end in (claim["estimate"], *(claim["interval"] or ()))]
+    low, span = min(ends), (max(ends) - min(ends)) or 1.0
+    return [_forest(claim, low, span) if claim else None for claim in drawn]
+
+
+def _forest(claim: dict[str, Any], low: float, span: float) -> dict[str, float]:
+    """Positions from 4 to 96, so that no mark is cut at the edge."""
+    first, last = claim["interval"] or (claim["estimate"], claim["estimate"])
+    places = {"zero": 0.0, "estimate": claim["estimate"], "low": first, "high": last}
+    return {name: 4 + 92 * (value - low) / span for name, value in places.items()}

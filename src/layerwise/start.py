@@ -1,0 +1,81 @@
+"""The weights that a stage begins with: what each letter of a treatment means in tensors."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from layerwise.errors import LayersError
+from layerwise.layers import Layer
+from layerwise.nets import build
+from layerwise.randomness import seed
+from layerwise.run import Run, key
+
+State = dict[str, Tensor]
+
+
+def begin(
+    run: Run,
+    stage: int,
+    found: Sequence[Layer],
+    shape: tuple[int, int, int],
+    previous: Mapping[str, Tensor] | None,
+    rewound: Mapping[str, Tensor] | None,
+) -> State:
+    """The net's state before the stage's first update, layer by layer as the treatment's letters say.
+
+    `previous` is the source's final state in the first stage and the last stage's result in later ones; `rewound` is the
+    source's state before its first update, for W. Raises LayersError where a copied layer has another shape.
+    """
+    state = {name: tensor.clone() for name, tensor in _fresh(run, stage, shape).state_dict().items()}
+    for layer, letter in zip(found, run.treatment.letters()[stage], strict=True):
+        names = layer.parameters + layer.buffers
+        if letter in {"F", "T"}:
+            _copy(state, _given(previous, run, letter), names, layer)
+        elif letter == "W":
+            _copy(state, _given(rewound, run, letter), names, layer)
+        elif letter == "M":
+            draw = torch.Generator().manual_seed(
+                seed("moments", run.seed, run.task.stream, layer.name, run.draw, stage)
+            )
+            _match(state, _given(previous, run, letter), layer, draw)
+        elif letter[0] == "P":
+            raise LayersError(f"'{letter}' for layer {layer.number} '{layer.name}': partly copied layers train not yet")
+    return state
+
+
+def _fresh(run: Run, stage: int, shape: tuple[int, int, int]) -> nn.Module:
+    """A new draw of the whole net, so that a layer's fresh weights do not depend on the treatment of the others."""
+    net = build(run.net, shape, run.task.outputs, seed("weights", run.seed, run.task.stream, run.draw, stage))
+    return net.to(getattr(torch, run.recipes[stage].precision))
+
+
+def _given(state: Mapping[str, Tensor] | None, run: Run, letter: str) -> Mapping[str, Tensor]:
+    if state is None:
+        raise LayersError(f"run {key(run)} ({run.treatment}) takes {letter} from a source whose weights are not known")
+    return state
+
+
+def _copy(state: State, given: Mapping[str, Tensor], names: Sequence[str], layer: Layer) -> None:
+    for name in names:
+        if name in state:  # buffers that are not part of the state stay as the builder made them
+            state[name] = _same_shape(given, name, state[name], layer).to(state[name].dtype, copy=True)
+
+
+def _match(state: State, given: Mapping[str, Tensor], layer: Layer, draw: torch.Generator) -> None:
+    """Gaussian tensors with the copied ones' mean and deviation; single numbers copied, norm buffers fresh."""
+    for name in layer.parameters:
+        copied = _same_shape(given, name, state[name], layer).to(state[name].dtype)
+        noise = torch.randn(copied.shape, generator=draw, dtype=torch.float64).to(copied.dtype)
+        state[name] = copied.clone() if copied.numel() == 1 else copied.mean() + copied.std(correction=0) * noise
+
+
+def _same_shape(given: Mapping[str, Tensor], name: str, here: Tensor, layer: Layer) -> Tensor:
+    there = given.get(name)
+    if there is None or there.shape != here.shape:
+        shape = "missing" if there is None else f"{tuple(there.shape)}"
+        raise LayersError(
+            f"layer {layer.number} '{layer.name}' cannot be copied: '{name}' is {shape} in the source "
+            f"and {tuple(here.shape)} here; write R for this layer"
+        )
+    return there

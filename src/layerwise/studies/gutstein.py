@@ -1,0 +1,166 @@
+"""Gutstein, Fuentes, Freudenthal: "Knowledge transfer in deep convolutional neural nets".
+
+A LeNet-5 learns 20 classes of characters (the source). Its bottom n levels are copied and frozen, F^n R, and the rest
+learns 20 other classes from 1 to 40 samples each; n = 0 is learning from scratch. How does accuracy depend on n?
+
+Every class has a random 20-bit target, and the nearest code is the predicted class. A cluster is a class split with its
+own source; its trials differ in the samples, the codes and the fresh weights, which all n share.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from layerwise.costs import layer_parameters
+from layerwise.errors import StudyError
+from layerwise.rows import frame
+from layerwise.run import Recipe, Run, key
+from layerwise.studies.gutstein_claims import claims, words
+from layerwise.studies.request import Request, Result, available, fit_parts, scaled, sides
+from layerwise.tasks import Parts, Task
+from layerwise.treatment import Treatment, transfer
+
+__all__ = ["TITLE", "cells", "claims", "design", "runs", "table", "words"]
+
+TITLE = "Which levels of a LeNet-5 transfer? Gutstein, Fuentes, Freudenthal: knowledge transfer in deep nets"
+BITS = 20  # of a class's target, and outputs of the net
+MOST_CLASSES = 20  # on each side
+SOURCE_ACCURACY = 0.94  # on its own training samples: "deemed sufficient and perhaps even more appropriate"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a grid is run."""
+
+    seeds: int
+    trials: int
+    shots: tuple[int, ...]
+    source_shots: int
+    test: int  # characters over all classes of a side
+    steps: int
+    source_steps: int  # at most
+
+
+SCALES = {
+    "demo": Scale(5, 1, (1, 5, 10, 40), source_shots=100, test=400, steps=640, source_steps=3_000),
+    "paper": Scale(1, 5, (1, 5, 10, 20, 40), source_shots=400, test=1_000, steps=2_000, source_steps=8_000),
+}
+
+
+@dataclass(frozen=True)
+class Design:
+    """The request fitted to the data: what exactly is run."""
+
+    request: Request
+    net: str
+    sizes: dict[str, int]  # parameters of each layer
+    scale: Scale
+    parts: Parts
+    source: Recipe
+    target: Recipe
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid, and where it stands in it. A source net has no trial."""
+
+    run: Run
+    seed: int  # which class split
+    trial: int | None
+    n: int
+
+
+def design(request: Request) -> Design:
+    """Fit the paper's protocol to the data, and note what had to be fitted."""
+    scale: Scale = scaled(request, SCALES)
+    width = len(sides(request, "gutstein", 0, MOST_CLASSES)[1])
+    parts, notes = fit_parts(request, -(-scale.test // width), max(scale.shots))
+    most = available(request, parts)
+    if max(scale.shots) > most and request.shots is None:
+        scale = replace(scale, shots=tuple(k for k in scale.shots if k <= most) or (most,))
+        notes.append(f"samples per class: up to {max(scale.shots)}; the smallest class has {most} to train on")
+    if max(scale.shots) > most:
+        raise StudyError(
+            f"--shots {max(scale.shots)}: the smallest class has {most} training images; ask for at most that"
+        )
+    fixed = request.source_steps or (scale.source_steps if scale.source_shots > most else None)
+    if scale.source_shots > most:
+        notes.append(f"source: {most} samples per class, all there are (the protocol: {scale.source_shots})")
+    if fixed:
+        notes.append(
+            f"source: trained for {fixed:,} steps, fixed beforehand; nothing was chosen by looking at accuracy"
+        )
+    net = request.net or "lenet5"
+    return Design(
+        request=request,
+        net=net,
+        sizes=layer_parameters(net, request.data.images.shape[1:], BITS),
+        scale=replace(scale, source_shots=min(scale.source_shots, most)),
+        parts=parts,
+        source=_recipe(fixed) if fixed else _recipe(scale.source_steps, stop_at=SOURCE_ACCURACY, evaluate_every=250),
+        target=_recipe(scale.steps, evaluate_every=max(1, scale.steps // 8)),
+        notes=tuple(notes),
+    )
+
+
+def _recipe(steps: int, **more: Any) -> Recipe:
+    """The paper does not say how its nets were trained: plain SGD, one rate for all, lowered near the end."""
+    return Recipe(steps, batch_size=20, rate=0.05, momentum=0.9, drops=() if "stop_at" in more else (0.8,), **more)
+
+
+def cells(design: Design) -> Iterator[Cell]:
+    """The whole grid: per class split a source, and its targets for every trial, number of samples and n."""
+    scale, data = design.scale, design.request.data.digest
+    depth, encoding = len(design.sizes), f"bits:{BITS}"
+    for seed in range(scale.seeds):
+        known, unknown = sides(design.request, "gutstein", seed, MOST_CLASSES)
+        learnt = Task(data, known, scale.source_shots, encoding, design.parts, seed)
+        source = Run(design.net, learnt, Treatment.parse("R*").resolve(depth), None, (design.source,), seed)
+        yield Cell(source, seed, None, 0)
+        for trial in range(scale.trials):
+            draw = seed * scale.trials + trial
+            for shots in scale.shots:
+                task = Task(data, unknown, shots, encoding, design.parts, draw)
+                for n in range(depth):
+                    origin = source if n else None
+                    # draw=1: the control from scratch shares its fresh weights and data order with the transfers
+                    run = Run(design.net, task, transfer(depth, n), origin, (design.target,), draw, draw=1)
+                    yield Cell(run, seed, trial, n)
+
+
+def runs(design: Design) -> list[Run]:
+    """The runs wanted."""
+    return [cell.run for cell in cells(design)]
+
+
+def table(design: Design, results: Mapping[str, Result]) -> pd.DataFrame:
+    """The rows: each run's learning curve and cost, and the parameters of each layer (the paper's table 1)."""
+    rows: list[dict[str, Any]] = []
+    for cell in cells(design):
+        if result := results.get(key(cell.run)):
+            rows.extend(_rows_of(design, cell, result))
+    common = {"study": "gutstein", "net": design.net, "data": design.request.data.name}
+    sizes = [{"layer": layer, "quantity": "parameters", "value": size} for layer, size in design.sizes.items()]
+    return frame({**common, **row} for row in rows + sizes)
+
+
+def _rows_of(design: Design, cell: Cell, result: Result) -> Iterator[dict[str, Any]]:
+    run = cell.run
+    about = {
+        "run_key": result.key,
+        "source_key": key(run.source) if run.source else None,
+        "source_task": run.source.task.name if run.source else None,
+        "target_task": run.task.name,
+        "treatment": str(run.treatment),
+        "n": cell.n,
+        "shots": run.task.shots,
+        "trial": cell.trial,
+        "seed": cell.seed,
+    }
+    for step, split, quantity, value in result.curve:
+        yield {**about, "step": step, "split": split, "quantity": quantity, "value": value}
+    for quantity in ("train_flops", "parameters_trained"):
+        yield {**about, "step": result.curve[-1][0], "quantity": quantity, "value": float(getattr(result, quantity))}

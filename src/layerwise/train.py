@@ -1,0 +1,144 @@
+"""The reference trainer: one run after another, each on one thread, as plainly as it can be written.
+
+Every faster way to train (see `layerwise.execute`) gives what this gives.
+
+Frozen is a contract: parameters and buffers of a frozen layer are byte-equal before and after. The optimiser does not
+hold them (so neither momentum nor weight decay moves them), no gradient reaches them, and the whole layer, its batch norm
+and dropout included, runs in eval mode.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from layerwise.dropout import seed_dropout
+from layerwise.errors import Diverged
+from layerwise.feed import Feed, batches
+from layerwise.layers import Layer, layers, set_modes
+from layerwise.nets import build
+from layerwise.run import Recipe, Run, key
+from layerwise.start import State, begin
+
+EVALUATION_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement on the way: after so many optimiser steps, on one part of the task."""
+
+    step: int
+    split: str  # train, validation, test
+    quantity: str  # accuracy (a fraction) or loss
+    value: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: the weights before the first update and after the last, and the learning curve."""
+
+    initial: State
+    weights: State
+    curve: tuple[Point, ...]
+    steps: tuple[int, ...]  # optimiser steps taken, per stage
+
+
+def train(run: Run, feed: Feed, source: Trained | None = None) -> Trained:
+    """Train a run on its task; `source` is what training its source left. Raises Diverged where the loss is no number."""
+    net = build(run.net, feed.shape, run.task.outputs, seed=0).to(feed.codes.dtype)  # its weights are replaced below
+    found = layers(net, feed.parts["train"].images[:1])
+    previous = source.weights if source else None
+    rewound = source.initial if source else None
+    initial: State = {}
+    curve: list[Point] = []
+    ends = [0]
+    for stage in range(len(run.recipes)):
+        state = begin(run, stage, found, feed.shape, previous, rewound)
+        net.load_state_dict(state)
+        initial = initial or state
+        curve += _train_stage(run, stage, net, found, feed, ends[-1])
+        ends.append(curve[-1].step)
+        previous = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    assert previous is not None
+    return Trained(initial, previous, tuple(curve), tuple(b - a for a, b in pairwise(ends)))
+
+
+def _train_stage(run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed, before: int) -> list[Point]:
+    recipe, trained, part = run.recipes[stage], run.treatment.trained[stage], feed.parts["train"]
+    optimiser = _optimiser(net, found, trained, recipe)
+    seed_dropout(net, found, run, stage)
+    order = batches(run, stage, len(part.classes))
+    curve = evaluate(net, feed, before, _looked_at(feed, recipe, 0)) if recipe.evaluates_after(0) else []
+    set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
+    for step in range(recipe.steps):
+        batch = next(order)
+        loss = feed.loss(net(part.images[batch]), part.classes[batch])
+        if not math.isfinite(value := loss.item()):
+            raise Diverged(f"run {key(run)} ({run.treatment}, seed {run.seed}) loss {value} at step {before + step}")
+        if optimiser:
+            _set_rates(optimiser, recipe.rate_at(step))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        if recipe.evaluates_after(step + 1):
+            curve += evaluate(net, feed, before + step + 1, _looked_at(feed, recipe, step + 1))
+            set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
+            if recipe.stop_at is not None and _accuracy(curve) >= recipe.stop_at:
+                break
+    return curve
+
+
+def _optimiser(
+    net: nn.Module, found: Sequence[Layer], trained: Sequence[bool], recipe: Recipe
+) -> torch.optim.Optimizer | None:
+    """An optimiser that holds the trained layers only, a group for each; nothing where no layer is trained."""
+    groups = []
+    for k, (layer, on) in enumerate(zip(found, trained, strict=True)):
+        parameters = [net.get_parameter(name).requires_grad_(on) for name in layer.parameters]
+        rate = recipe.layer_rates[k] if recipe.layer_rates else 1.0
+        if on and parameters:
+            groups.append({"params": parameters, "multiplier": rate})
+    if not groups:
+        return None
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(groups, lr=recipe.rate, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        groups,
+        lr=recipe.rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def _set_rates(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["multiplier"]
+
+
+@torch.no_grad()
+def evaluate(net: nn.Module, feed: Feed, step: int, splits: Sequence[str]) -> list[Point]:
+    """Accuracy and mean loss on these parts of the task, everything in eval mode."""
+    net.eval()
+    curve = []
+    for split in splits:
+        part = feed.parts[split]
+        outputs = torch.cat([net(images) for images in torch.split(part.images, EVALUATION_BATCH)])
+        right = feed.predict(outputs) == part.classes
+        curve.append(Point(step, split, "accuracy", right.double().mean().item()))
+        curve.append(Point(step, split, "loss", feed.loss(outputs, part.classes).item()))
+    return curve
+
+
+def _looked_at(feed: Feed, recipe: Recipe, step: int) -> list[str]:
+    """The training samples are looked at in the end, and on the way only by a recipe that stops on their accuracy."""
+    everything = recipe.stop_at is not None or step == recipe.steps
+    return [split for split in feed.parts if everything or split != "train"]
+
+
+def _accuracy(curve: Sequence[Point]) -> float:
+    """The newest accuracy on the training samples themselves."""
+    return next(p.value for p in reversed(curve) if (p.split, p.quantity) == ("train", "accuracy"))

@@ -1,0 +1,353 @@
+"""The report: what it shows equals what is in the rows, and no text of a user's becomes code.
+
+All rows here are made up by a formula, for tests only: they are nobody's measurements.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import vl_convert
+
+from layerwise.claims import Claim, interval
+from layerwise.report import Figure, Report, words, write_report
+from layerwise.report.costs import cost, forecast, frontier
+from layerwise.report.figures import gap, learning, levels, palette
+from layerwise.report.page import json_block, spec, table_json
+from layerwise.report.strip import strip
+from layerwise.report.summary import changes, ends, over_clusters
+from layerwise.rows import frame
+
+LAYERS = {"C1": 156, "S2": 12, "C3": 1516, "S4": 32, "C5": 48120, "F6": 2420}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=\"alert('2')\">&amp;"
+
+
+def made_up_accuracy(n: int, shots: int, seed: int, trial: int, step: int) -> float:
+    """A formula for tests, measured by nobody."""
+    return 0.2 + 0.1 * (shots > 1) + 0.02 * n + 0.01 * seed + 0.002 * trial + 0.0005 * step
+
+
+def made_up_rows(seeds: int = 2, trials: int = 2, shots: tuple[int, ...] = (1, 10), data: str = "made-up"):
+    """Rows shaped as the Gutstein study's: source nets, target nets at two steps, their costs, the layers' sizes."""
+    same = {"study": "gutstein", "net": "lenet5", "data": data}
+    found = [{**same, "layer": name, "quantity": "parameters", "value": size} for name, size in LAYERS.items()]
+    for seed in range(seeds):
+        source = {**same, "run_key": f"source{seed}", "treatment": "R6", "n": 0, "shots": 400, "seed": seed}
+        source |= {"target_task": "known", "split": "test", "step": 90, "quantity": "accuracy", "value": 0.99}
+        found.append(source)
+        for n in range(6):
+            for few in shots:
+                for trial in range(trials):
+                    found += made_up_run(same, n, few, seed, trial)
+    return frame(found)
+
+
+def made_up_run(same: dict, n: int, shots: int, seed: int, trial: int) -> list[dict]:
+    run = {**same, "run_key": f"n{n}-{shots}-{seed}-{trial}", "source_key": f"source{seed}" if n else None,
+           "target_task": "new", "treatment": f"F{n}R" if n else "R6", "n": n, "shots": shots, "seed": seed,
+           "trial": trial}  # fmt: skip
+    found = []
+    for step in (50, 100):
+        test = made_up_accuracy(n, shots, seed, trial, step)
+        found.append({**run, "split": "test", "step": step, "quantity": "accuracy", "value": test})
+        found.append({**run, "split": "train", "step": step, "quantity": "accuracy", "value": test + 0.3 - 0.04 * n})
+    costs = {"seconds": 2.0 - 0.1 * n, "train_flops": 1e9 * shots * (6 - n), "parameters_trained": 52256 - 100 * n}
+    return found + [{**run, "step": 100, "quantity": name, "value": value} for name, value in costs.items()]
+
+
+def made_up_claims(clusters: int = 6) -> list[dict]:
+    """A claim of each verdict; the statements and numbers are for tests only."""
+    made = [
+        ("T1", "accuracy kept minus fresh", 0.032, (0.011, 0.053), "reproduced"),
+        ("T2", "accuracy with many samples minus few", -0.02, (-0.03, -0.01), "contradicted"),
+        ("T3", "steps to equal accuracy", 12.5, (-3.0, 28.0), "undecided"),
+    ]
+    return [
+        Claim(name, "a made-up paper", f"statement {name}", quantity, value, bounds, 0.95, 4, clusters, verdict,
+              f"rule of {name}", ("n1-1-0-0", "n0-1-0-0")).as_json()
+        for name, quantity, value, bounds, verdict in made
+    ]  # fmt: skip
+
+
+def made_up_plan(rows: pd.DataFrame) -> dict:
+    runs = [
+        {"key": run.run_key, "source_key": None, "net": "lenet5", "task": run.target_task, "treatment": run.treatment,
+         "shots": run.shots, "seed": run.seed, "examples": 20, "steps": 100, "batch_size": 20, "forecast_flops": 1e9,
+         "forecast_seconds": 1.5, "seconds": 2.0}
+        for run in rows.dropna(subset=["run_key"]).drop_duplicates("run_key").itertuples()
+    ]  # fmt: skip
+    totals = {"runs": len(runs), "stored": len(runs), "missing": 0, "forecast_seconds": 90.0, "seconds": 120.0,
+              "forecast_flops": 5e12}  # fmt: skip
+    return {"runs": runs, "totals": totals}
+
+
+def made_up_report(rows: pd.DataFrame, text: str = "plain") -> Report:
+    names = list(LAYERS)
+    figures = (levels(rows, layers=names), levels(rows, 10, names), learning(rows, 10, names), gap(rows, names),
+               cost(rows, names))  # fmt: skip
+    provenance = {"command": f"layerwise study gutstein {text}", "versions": {"torch": "2.6", text: text},
+                  "seeds": [0, 1],
+                  "data": {"name": text, "digest": "ab12", "notes": [text, {"deep": text}]}}  # fmt: skip
+    claims = [{**claim, "statement": claim["statement"] + text} for claim in made_up_claims()]
+    return Report(f"A made-up report {text}", f"The answer {text}", (f"first {text}", "second", "third"), rows,
+                  claims, figures, made_up_plan(rows), provenance, (f"note {text}",))  # fmt: skip
+
+
+class Page(HTMLParser):
+    """The elements of a page, the text of its scripts, and the text a reader sees."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.inside = tag if tag in ("script", "style") else ""
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts[-1] += data
+        elif not self.inside:
+            self.text += data
+
+    @property
+    def data(self) -> dict:
+        return json.loads(self.scripts[0])
+
+
+@pytest.fixture
+def html(tmp_path: Path) -> str:
+    write_report(tmp_path / "report.html", made_up_report(made_up_rows()))
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_says_the_answer_the_findings_the_notes_and_each_verdict(html):
+    text = " ".join(Page(html).text.split())
+    for part in ("The answer plain", "first plain", "second", "third", "note plain", "layerwise study gutstein plain"):
+        assert part in text
+    for claim in made_up_claims():
+        assert f"{claim['id']} {claim['statement']}" in text
+    assert "+3.2 points 95 %: +1.1 to +5.3 4 pairs, 6 class splits ✓ reproduced" in text
+    assert "−2.0 points 95 %: −3.0 to −1.0 4 pairs, 6 class splits ✗ contradicted" in text
+    assert "12.5 95 %: −3 to 28 4 pairs, 6 class splits ? undecided" in text
+    assert "rule of T2" in text
+
+
+def test_the_answer_stands_before_claims_and_claims_before_runs(html):
+    names = ("answer", "levels", "claims", "learning", "cost", "runs", "remake")
+    places = [html.index(f'id="{name}"') for name in names]
+    assert places == sorted(places)
+
+
+def test_hostile_names_stay_text_everywhere(tmp_path):
+    rows = made_up_rows(data=HOSTILE)
+    rows["target_task"] = rows["target_task"].where(rows["target_task"] != "new", HOSTILE)
+    rows["layer"] = rows["layer"].where(rows["layer"] != "C3", HOSTILE)
+    table = pd.DataFrame({HOSTILE: [HOSTILE], "n": [1]})
+    report = made_up_report(rows, HOSTILE)
+    figure = Figure(HOSTILE, HOSTILE, report.figures[0].chart, table)
+    claims = [{key: HOSTILE if isinstance(value, str) else value for key, value in report.claims[0].items()}]
+    hostile = Report(HOSTILE, HOSTILE, (HOSTILE,), rows, claims, (*report.figures, figure), report.plan,
+                     report.provenance, (HOSTILE,))  # fmt: skip
+    write_report(tmp_path / "report.html", hostile)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    scripts = [attributes for tag, attributes in page.elements if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "report-data"}, {}, {}]
+    assert [tag for tag, _ in page.elements if tag == "img"] == []
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert HOSTILE in page.text
+    assert page.data["tables"]["figure-5"]["rows"] == [[HOSTILE, 1]]
+    assert HOSTILE in {run[8] for run in page.data["tables"]["runs"]["rows"]}
+
+
+def test_a_string_cannot_end_the_json_block():
+    block = json_block({"a": HOSTILE + "<!--"})
+    assert not set("<>&") & set(block)
+    assert json.loads(block) == {"a": HOSTILE + "<!--"}
+
+
+def test_nothing_is_loaded_and_only_the_two_scripts_may_run(html):
+    page = Page(html)
+    loads = [value for _, attributes in page.elements for name, value in attributes.items() if name in ("src", "href")]
+    assert all(load.startswith("#") for load in loads)
+    assert "@import" not in html.split("</style>")[0]
+    assert "url(" not in html.split("</style>")[0]
+    assert not re.search(r"https?://", page.scripts[0])
+    policy = next(attributes["content"] for tag, attributes in page.elements if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert policy.count("'sha256-") == 2
+    assert "unsafe-eval" not in policy
+
+
+def test_the_file_is_under_3_mb_with_5000_runs(tmp_path):
+    rows = made_up_rows()
+    report = made_up_report(rows)
+    run = report.plan["runs"][0]
+    plan = {**report.plan, "runs": [{**run, "key": f"{i:016x}"} for i in range(5000)]}
+    write_report(tmp_path / "report.html", Report(**{**vars(report), "plan": plan}))
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+def test_a_mean_is_over_class_splits_after_the_trials_of_each_are_averaged():
+    table = pd.DataFrame({"target_task": "t", "seed": [0, 0, 0, 1], "n": 2, "value": [0.1, 0.2, 0.3, 0.6]})
+    (row,) = over_clusters(table, ["n"]).to_dict("records")
+    low, high = interval([0.2, 0.6], 0.95)
+    assert row["mean"] == pytest.approx(0.4)
+    assert (row["low"], row["high"]) == pytest.approx((low, high))
+    assert (row["minimum"], row["maximum"], row["clusters"], row["trials"]) == (0.1, 0.6, 2, 4)
+    assert row["interval"] == "95 % over 2 class splits"
+
+
+def test_one_class_split_is_labelled_given_one_source():
+    rows = made_up_rows(seeds=1)
+    figure = levels(rows)
+    low, high = interval([0.25, 0.252], 0.95)
+    first = figure.table.iloc[0]
+    assert (first["low"], first["high"]) == pytest.approx((low, high))
+    assert set(figure.table["interval"]) == {"95 % over 2 trials, given one source"}
+    assert "given one source" in figure.caption
+    assert "given one source" not in levels(made_up_rows(seeds=2)).caption
+    assert words.bounds(made_up_claims(clusters=1)[0]) == "95 %: +1.1 to +5.3, given one source"
+
+
+def test_one_run_has_no_interval():
+    figure = levels(made_up_rows(seeds=1, trials=1))
+    assert figure.table["low"].isna().all()
+    assert figure.caption.endswith("One trial each, given one source: no interval.")
+
+
+def test_the_embedded_data_of_levels_are_the_means_by_hand(html):
+    data = Page(html).data
+    (points,) = data["charts"][0]["datasets"].values()
+    assert len(points) == 12
+    for point in points:
+        n, shots = point["n"], int(point["shots"])
+        by_hand = sum(made_up_accuracy(n, shots, seed, trial, 100) for seed in (0, 1) for trial in (0, 1)) / 4
+        assert point["test_accuracy"] == pytest.approx(by_hand)
+        assert point["kept"] == ["0", "1 C1", "2 S2", "3 C3", "4 S4", "5 C5"][n]
+    columns = [column["name"] for column in data["tables"]["figure-0"]["columns"]]
+    row = data["tables"]["figure-0"]["rows"][0]
+    assert dict(zip(columns, row, strict=True))["test_accuracy"] == pytest.approx(points[0]["test_accuracy"])
+
+
+def test_levels_at_one_number_of_samples_shows_the_extremes_of_all_trials():
+    table = levels(made_up_rows(), 10).table.set_index("n")
+    for n in range(6):
+        assert table.loc[n, "minimum"] == pytest.approx(made_up_accuracy(n, 10, 0, 0, 100))
+        assert table.loc[n, "maximum"] == pytest.approx(made_up_accuracy(n, 10, 1, 1, 100))
+
+
+def test_learning_has_each_step_and_the_gap_is_training_minus_test():
+    table = learning(made_up_rows(), 1).table
+    assert sorted(set(table["step"])) == [50, 100]
+    early = table[(table["n"] == 3) & (table["step"] == 50)]["test_accuracy"].item()
+    assert early == pytest.approx(0.2 + 0.06 + 0.005 + 0.001 + 0.025)
+    gaps = gap(made_up_rows()).table
+    assert gaps["gap"].tolist() == pytest.approx([0.3 - 0.04 * n for n in gaps["n"]])
+
+
+def test_source_nets_are_in_no_figure_but_in_the_run_table(html):
+    assert not ends(made_up_rows())["run_key"].str.startswith("source").any()
+    table = Page(html).data["tables"]["runs"]
+    source = next(row for row in table["rows"] if row[0] == "source0")
+    names = [column["name"] for column in table["columns"]]
+    assert source[names.index("trial")] is None
+    assert source[names.index("test_accuracy")] == 0.99
+
+
+def test_changes_are_paired_with_the_base_of_the_same_split_seed_trial_and_samples():
+    found = changes(ends(made_up_rows()))
+    assert found["value"].tolist() == pytest.approx([0.02 * n for n in found["n"]])
+    assert len(found) == 5 * 2 * 2 * 2
+
+
+def test_the_strip_has_a_bar_per_layer_kept_and_none_for_the_head():
+    found = strip(made_up_rows())
+    assert [(layer["name"], layer["parameters"]) for layer in found.layers] == list(LAYERS.items())
+    assert [shots for shots, _ in found.lines] == [1, 10]
+    assert [bar and bar.change for bar in found.lines[0][1]] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, None])
+    rows = made_up_rows()
+    assert strip(rows[rows["layer"].isna()]) is None
+
+
+def test_the_strip_leaves_out_treatments_that_are_not_kept_then_fresh():
+    rows = made_up_rows()
+    tuned = rows[rows["n"] == 2].assign(treatment="T2R", value=0.9)
+    tuned["run_key"] = "tuned-" + tuned["run_key"]
+    assert strip(pd.concat([rows, tuned], ignore_index=True)) == strip(rows)
+
+
+def test_the_frontier_is_what_nothing_cheaper_matches():
+    assert frontier([3, 1, 2, 4], [0.6, 0.5, 0.4, 0.6]) == [True, True, False, False]
+    table = cost(made_up_rows()).table
+    assert table.loc[table["best_buy"], ["n", "shots"]].to_numpy().tolist() == [[5, 1], [5, 10]]
+
+
+def test_the_forecast_is_shown_against_what_runs_took():
+    rows = made_up_rows()
+    table = forecast(made_up_plan(rows)["runs"]).table
+    assert set(table["forecast_seconds"]) == {1.5}
+    assert set(table["seconds"]) == {2.0}
+    assert table["runs"].sum() == len(made_up_plan(rows)["runs"])
+    assert forecast([{"treatment": "R6", "shots": 1, "seconds": None, "forecast_seconds": 1.0}]) is None
+
+
+def test_unknown_values_are_null_in_the_tables():
+    table = pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": [float("nan"), 0.5], "c": ["x", None]})
+    assert table_json(table)["rows"] == [[1, None, "x"], [None, 0.5, None]]
+
+
+def test_colours_are_distinct_for_up_to_eight_ordered_series():
+    for count in range(1, 9):
+        assert len(set(palette(count))) == count
+
+
+def test_a_report_with_nothing_but_a_plan_can_be_written(tmp_path):
+    plan = {"runs": [], "totals": {"runs": 0, "stored": 0, "missing": 0}}
+    empty = Report("Nothing yet", "Nothing was run.", (), frame([]), [], (), plan, {}, ())
+    write_report(tmp_path / "report.html", empty)
+    assert "This study tests no claim." in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_figure_is_drawn_in_a_browser_without_errors(tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium here")
+    path = tmp_path / "report.html"
+    write_report(path, made_up_report(made_up_rows()))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+               f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--enable-logging=stderr",
+               "--dump-dom", path.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    page = Page(done.stdout)
+    charts = [attributes for _, attributes in page.elements if "data-chart" in attributes]
+    assert len(charts) == 6
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+    assert sum(tag == "svg" for tag, _ in page.elements) == 6
+    assert next(attributes for tag, attributes in page.elements if tag == "html")["class"] == "drawn"
+    assert "CONSOLE" not in done.stderr
+
+
+def test_a_click_in_the_legend_reaches_the_lines():
+    """Vega-Lite makes the legend from the first layer: a selection defined in another left it deaf, and pale."""
+    for figure in (levels(made_up_rows()), gap(made_up_rows()), cost(made_up_rows())):
+        chart = vl_convert.vegalite_to_vega(spec(figure.chart))
+        (legend,) = chart["legends"]
+        assert legend["encode"]["symbols"]["interactive"] is True
+        assert legend["encode"]["symbols"]["name"] == "shots_legend_symbols"
+        faded = json.dumps(legend["encode"]["symbols"]["update"]["opacity"])
+        assert "0.13" not in faded
