@@ -5,14 +5,10 @@ import platform
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pandas as pd
 
 from layerwise import __version__
 from layerwise.data import open_data
@@ -238,7 +234,11 @@ def _provenance(
 ) -> dict[str, Any]:
     return {
         "command": command if isinstance(command, str) else shlex.join(command),
-        "versions": {"layerwise": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS_OF}},
+        "versions": {
+            "layerwise": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in VERSIONS_OF},
+        },
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "cores": os.cpu_count(),

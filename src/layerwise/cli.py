@@ -4,7 +4,7 @@ import os
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -82,49 +82,49 @@ def study(
         str, typer.Option(metavar="DATA", help="Images; see `layerwise data`.", autocompletion=_data_names)
     ] = "glyphs",
     net: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(
             metavar="NET", help="Net; the paper's own by default. See `layerwise nets`.", autocompletion=_net_names
         ),
     ] = None,
     scale: Annotated[Scale, typer.Option(help="demo: minutes. paper: the paper's own design.")] = Scale.demo,
     seeds: Annotated[
-        Optional[int], typer.Option(metavar="K", help="Independent class splits, each with its own source net.")
+        int | None, typer.Option(metavar="K", help="Independent class splits, each with its own source net.")
     ] = None,
-    trials: Annotated[Optional[int], typer.Option(metavar="K", help="Trials of each source.")] = None,
+    trials: Annotated[int | None, typer.Option(metavar="K", help="Trials of each source.")] = None,
     shots: Annotated[
-        Optional[str], typer.Option(metavar="N,N,...", help="Training samples per class, such as 1,5,10.")
+        str | None, typer.Option(metavar="N,N,...", help="Training samples per class, such as 1,5,10.")
     ] = None,
-    steps: Annotated[Optional[int], typer.Option(metavar="N", help="Training steps of a target.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Training steps of a target.")] = None,
     source_steps: Annotated[
-        Optional[int], typer.Option(metavar="N", help="Train sources for just so many steps, whatever their accuracy.")
+        int | None, typer.Option(metavar="N", help="Train sources for just so many steps, whatever their accuracy.")
     ] = None,
     classes: Annotated[
-        Optional[str], typer.Option(metavar="LIST", help="Use these classes only, such as 0-4,7,cat.")
+        str | None, typer.Option(metavar="LIST", help="Use these classes only, such as 0-4,7,cat.")
     ] = None,
     known: Annotated[
-        Optional[str], typer.Option(metavar="LIST", help="The source's classes; the others are the target's.")
+        str | None, typer.Option(metavar="LIST", help="The source's classes; the others are the target's.")
     ] = None,
     split: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(metavar="RULE", help="How classes are split: random:SEED, or column:NAME (its two values)."),
     ] = None,
     hold_out: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(metavar="COLUMN:VALUES", help="Test on images with these values, such as writer:40-54."),
     ] = None,
-    resize: Annotated[Optional[int], typer.Option(metavar="N", help="Make all images N x N pixels.")] = None,
+    resize: Annotated[int | None, typer.Option(metavar="N", help="Make all images N x N pixels.")] = None,
     grey: Annotated[bool, typer.Option("--grey", help="Make all images grey.")] = False,
     skip_unreadable: Annotated[
         bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
     ] = False,
     store: StoreOption = STORE,
     out: Annotated[
-        Optional[Path], typer.Option(metavar="DIR", help="Where the report goes.  [default: layerwise-out/NAME]")
+        Path | None, typer.Option(metavar="DIR", help="Where the report goes.  [default: layerwise-out/NAME]")
     ] = None,
     executor: Annotated[Executor, typer.Option(help="local: a process per core. serial: this one.")] = Executor.local,
     workers: Annotated[
-        Optional[int], typer.Option(metavar="K", help="Processes of the local executor.  [default: cores]")
+        int | None, typer.Option(metavar="K", help="Processes of the local executor.  [default: cores]")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the weights of every run, not only of sources.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its forecast, and stop.")] = False,
@@ -170,9 +170,7 @@ def studies() -> None:
 
 @app.command()
 def nets(
-    net: Annotated[
-        Optional[str], typer.Argument(help="Show the layers of this one.", autocompletion=_net_names)
-    ] = None,
+    net: Annotated[str | None, typer.Argument(help="Show the layers of this one.", autocompletion=_net_names)] = None,
 ) -> None:
     """List the nets, or the layers of one."""
     from layerwise.nets import NETS, architecture

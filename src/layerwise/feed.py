@@ -43,7 +43,7 @@ class Feed:
         return F.mse_loss(outputs, self.codes[classes]) if self.is_bits else F.cross_entropy(outputs, classes)
 
     def predict(self, outputs: Float[Tensor, "examples outputs"]) -> Int[Tensor, " examples"]:
-        """The class whose code is nearest (all codes are equally long, so the largest product), or the largest output."""
+        """The class whose code is nearest: as all codes are equally long, that of the largest product."""
         return (outputs @ self.codes.T).argmax(1)
 
 

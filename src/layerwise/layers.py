@@ -1,4 +1,4 @@
-"""The layers of a net: an ordered partition of all that it has learnt or keeps, and cutting the net in two between them.
+"""The layers of a net: an ordered partition of all that it has learnt or keeps, and cutting the net between them.
 
 A layer is a module with weights (convolution, linear, attention, ...) together with the norms, activations and dropouts
 that run after it. The order is that of the forward pass, found by running it once, not that of definition. Every
@@ -76,7 +76,7 @@ def layers(net: nn.Module, example: Tensor) -> tuple[Layer, ...]:
 
 
 def fit(treatment: Treatment, net: str, found: Sequence[Layer]) -> Treatment:
-    """The treatment for just these layers, without `*`; raises LayersError with the net's layers where it does not fit."""
+    """The treatment for just these layers, without `*`; raises LayersError, naming them, where it does not fit."""
     if not treatment.fits(len(found)):
         wants = f"at least {treatment.at_least}" if treatment.depth is None else str(treatment.depth)
         names = " ".join(layer.name for layer in found)
@@ -130,7 +130,7 @@ def _atoms(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
 
 
 def _called(net: nn.Module, atoms: dict[str, nn.Module], example: Tensor) -> list[str]:
-    """Names of atoms, and of containers with tensors of their own, in the order in which the forward pass calls them."""
+    """Names of atoms, and of the modules that hold them, in the order in which the forward pass calls them."""
     order: dict[str, None] = {}
     watched = atoms | {n: m for n, m in net.named_modules() if n not in atoms and not _inside(n, atoms)}
     handles = [
@@ -170,7 +170,7 @@ def _has_opener(opened: list[_Open], atoms: dict[str, nn.Module]) -> bool:
 
 
 def _names(net: nn.Module, opened: list[_Open]) -> list[str]:
-    """Each layer is called after its first module with weights, or after what holds that and no other layer: C1, not C1.0."""
+    """Layers are called after their first module with weights, or what holds that and no other layer: C1, not C1.0."""
     owner = {tensor: k for k, layer in enumerate(opened) for tensor in layer.tensors}
     names = []
     for k, layer in enumerate(opened):

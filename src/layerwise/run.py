@@ -71,9 +71,9 @@ class Run:
     recipes: tuple[Recipe, ...]  # one per stage
     seed: int = 0
     draw: int = -1
-    """Which draw of fresh weights and data order; by default the nesting depth (0 without a source), so that a selffer's
-    fresh layers are not its source's own start. A control without a source sets it to 1 to share the draws of the
-    transfers that it is compared with."""
+    """Which draw of fresh weights and data order; by default the nesting depth (0 without a source), so that a
+    selffer's fresh layers are not its source's own start. A control without a source sets it to 1 to share the draws
+    of the transfers that it is compared with."""
 
     def __post_init__(self) -> None:
         if self.draw < 0:

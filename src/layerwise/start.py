@@ -24,8 +24,8 @@ def begin(
 ) -> State:
     """The net's state before the stage's first update, layer by layer as the treatment's letters say.
 
-    `previous` is the source's final state in the first stage and the last stage's result in later ones; `rewound` is the
-    source's state before its first update, for W. Raises LayersError where a copied layer has another shape.
+    `previous` is the source's final state in the first stage and the last stage's result in later ones; `rewound` is
+    the source's state before its first update, for W. Raises LayersError where a copied layer has another shape.
     """
     state = {name: tensor.clone() for name, tensor in _fresh(run, stage, shape).state_dict().items()}
     for layer, letter in zip(found, run.treatment.letters()[stage], strict=True):

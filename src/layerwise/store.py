@@ -93,7 +93,7 @@ class Store:
                 shutil.rmtree(aside, ignore_errors=True)
 
     def get(self, run_key: str) -> Record:
-        """A finished run; raises Damaged where its files are not those that were written, KeyError where there is none."""
+        """A finished run; raises Damaged where its files are not what was written, KeyError where there is none."""
         folder = self.path(run_key)
         if not self.has(run_key):
             raise KeyError(run_key)

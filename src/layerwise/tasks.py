@@ -1,8 +1,8 @@
 """Tasks: which classes of which data a net learns, from how many samples, towards which targets.
 
-Every image is put once, for all tasks on a data set, into one of three parts: train, validation or test (`Parts`). A task
-then takes classes, and from their training part so many samples a class. Samples nest: the one sample of `shots=1` is
-among the five of `shots=5`, for equal seeds.
+Every image is put once, for all tasks on a data set, into one of three parts: train, validation or test (`Parts`). A
+task then takes classes, and from their training part so many samples a class. Samples nest: the one sample of
+`shots=1` is among the five of `shots=5`, for equal seeds.
 """
 
 import re

@@ -3,8 +3,8 @@
 Every faster way to train (see `layerwise.execute`) gives what this gives.
 
 Frozen is a contract: parameters and buffers of a frozen layer are byte-equal before and after. The optimiser does not
-hold them (so neither momentum nor weight decay moves them), no gradient reaches them, and the whole layer, its batch norm
-and dropout included, runs in eval mode.
+hold them (so neither momentum nor weight decay moves them), no gradient reaches them, and the whole layer, its batch
+norm and dropout included, runs in eval mode.
 """
 
 import math
@@ -47,7 +47,7 @@ class Trained:
 
 
 def train(run: Run, feed: Feed, source: Trained | None = None) -> Trained:
-    """Train a run on its task; `source` is what training its source left. Raises Diverged where the loss is no number."""
+    """Train a run on its task; `source` is what training its source left. Raises Diverged where loss is no number."""
     net = build(run.net, feed.shape, run.task.outputs, seed=0).to(feed.codes.dtype)  # its weights are replaced below
     found = layers(net, feed.parts["train"].images[:1])
     previous = source.weights if source else None

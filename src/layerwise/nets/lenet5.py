@@ -1,8 +1,8 @@
 """LeNet-5, as Gutstein, Fuentes and Freudenthal used it, and a plain modern relative.
 
-LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition", section II.B. Gutstein et
-al. merge its last two layers (F6 and output) into one of 20 units, F6; all else is LeCun's: trainable sub-sampling, the
-sparse connection table of C3, the scaled tanh, and weights drawn uniformly within 2.4 / fan-in.
+LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition", section II.B. Gutstein
+et al. merge its last two layers (F6 and output) into one of 20 units, F6; all else is LeCun's: trainable sub-sampling,
+the sparse connection table of C3, the scaled tanh, and weights drawn uniformly within 2.4 / fan-in.
 """
 
 from collections import OrderedDict

@@ -100,7 +100,7 @@ def design(request: Request) -> Design:
         sizes=layer_parameters(net, request.data.images.shape[1:], BITS),
         scale=replace(scale, source_shots=min(scale.source_shots, most)),
         parts=parts,
-        source=_recipe(fixed) if fixed else _recipe(scale.source_steps, stop_at=SOURCE_ACCURACY, evaluate_every=250),
+        source=_recipe(fixed) if fixed else _recipe(scale.source_steps, stop_at=SOURCE_ACCURACY, evaluate_every=100),
         target=_recipe(scale.steps, evaluate_every=max(1, scale.steps // 8)),
         notes=tuple(notes),
     )

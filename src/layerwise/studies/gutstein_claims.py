@@ -45,7 +45,7 @@ class Grids:
 
     def kept(self, shots: int) -> pd.DataFrame:
         """Test accuracy for n >= 1."""
-        return self.accuracy[shots].drop(columns=0)
+        return _at(self.accuracy, shots).drop(columns=0)
 
     def gain(self, n: int) -> pd.DataFrame:
         """Test accuracy of n levels kept minus none, a column per number of samples."""
@@ -111,7 +111,7 @@ def claims(rows: pd.DataFrame) -> list[Claim]:
         claim(
             "G7",
             "Fewer steps to equal accuracy as n grows",
-            f"steps saved, per level kept, to the final test accuracy of n = 0 (never reached: all steps), n = 0..{top}",
+            f"steps saved per level kept, to the final test accuracy of n = 0 (never reached: all steps), n = 0..{top}",
             -_slope_over_n(grids.steps, shots),
             (top + 1) * len(shots),
             "direction",
@@ -145,15 +145,24 @@ def _grid(rows: pd.DataFrame, split: str) -> pd.DataFrame:
     return ends.pivot(index=["seed", "trial"], columns=["shots", "n"], values="value").sort_index(axis=1)
 
 
+def _at(grid: pd.DataFrame, shots: int) -> pd.DataFrame:
+    """The part of a grid with so many samples: a column per n."""
+    return grid.loc[:, grid.columns.get_level_values("shots") == shots].droplevel("shots", axis=1)
+
+
 def _slope(table: pd.DataFrame, x: Any) -> "pd.Series[float]":
     """Least-squares slope of each line's values on x."""
     centred = np.asarray(x, float) - np.mean(np.asarray(x, float))
     return (table * centred).sum(axis=1, skipna=False) / (centred**2).sum()
 
 
+def _slope_on_columns(table: pd.DataFrame) -> "pd.Series[float]":
+    return _slope(table, np.asarray(table.columns, float))
+
+
 def _slope_over_n(table: pd.DataFrame, shots: list[int]) -> "pd.Series[float]":
     """Slope on n, averaged over the numbers of samples."""
-    slopes = pd.DataFrame({k: _slope(table[k], np.asarray(table[k].columns, float)) for k in shots})
+    slopes = pd.DataFrame({k: _slope_on_columns(_at(table, k)) for k in shots})
     return slopes.mean(axis=1, skipna=False)
 
 
@@ -197,7 +206,7 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
     return answer, (
         _said(by["G2"], "With 1 and 5 samples per class, keeping levels changes test accuracy by {} points on average"),
         _said(by["G3"], "Each doubling of the samples takes {} points from what transfer brings", signed=False),
-        _said(by["G4"], f"With only the last level learning, more than 10 samples per class bring {{}} points"),
+        _said(by["G4"], "With only the last level learning, more than 10 samples per class bring {} points"),
     )
 
 

@@ -1,0 +1,43 @@
+"""For every test: one torch thread, axes in annotations checked, and the shared data by name where it is there."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+hook = install_import_hook("layerwise", "checking.typechecker")
+
+from layerwise.data.dataset import DataSet, make  # noqa: E402
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """The path of a shared data set; skips, by name, where it is not there."""
+
+    def found(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"shared data '{name}' is not here")
+        return path
+
+    return found
+
+
+@pytest.fixture
+def blobs() -> DataSet:
+    """Eight easy classes of 32x32 grey images, 30 of each: a bright square whose place is the class, and noise."""
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), 30)
+    images = draw.integers(0, 60, (240, 1, 32, 32), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        top, left = 4 + 12 * (label // 4), 2 + 7 * (label % 4)
+        image[0, top : top + 8, left : left + 6] = draw.integers(150, 255)
+    return make("blobs", images, labels, [f"class{k}" for k in range(8)])
