@@ -1,6 +1,6 @@
 """What training costs in arithmetic: floating-point operations, counted on the real net."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -20,14 +20,20 @@ def step_flops(net: str, shape: tuple[int, int, int], outputs: int, trained: tup
     """
     built = build(net, shape, outputs, seed=0)
     images = torch.zeros(batch, *shape)
-    for layer, on in zip(layers(built, images[:1]), trained, strict=True):
+    found = layers(built, images[:1])
+    built.eval()
+    forward = _counted(lambda: built(images))  # while everything is trained: the counter misses attention's fast path
+    if not any(trained):
+        return forward
+    for layer, on in zip(found, trained, strict=True):
         for name in layer.parameters:
             built.get_parameter(name).requires_grad_(on)
-    built.eval()
+    return forward + _counted(built(images).sum().backward)
+
+
+def _counted(compute: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
-        out = built(images).sum()
-        if any(trained):
-            out.backward()
+        compute()
     return int(counter.get_total_flops())
 
 

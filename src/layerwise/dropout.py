@@ -1,6 +1,8 @@
 """Dropout whose masks come from a generator of its own: the same for a run whatever is trained, and wherever.
 
-PyTorch's dropout draws from one global stream, so that freezing a layer would change every later layer's masks.
+PyTorch's dropout draws from one global stream, so that freezing a layer would change every later layer's masks. What
+else draws from that stream (dropout within `nn.MultiheadAttention`, a net's own noise) repeats itself from run to run,
+but does depend on what is frozen.
 """
 
 from collections.abc import Sequence
@@ -17,8 +19,8 @@ from layerwise.run import Run
 def seed_dropout(net: nn.Module, found: Sequence[Layer], run: Run, stage: int) -> None:
     """Give each dropout module of the net (elementwise or by channel) the generator of its layer and stage."""
     for layer in found:
-        for position, name in enumerate(layer.modules):
-            module = net.get_submodule(name)
+        modules = [module for name in layer.modules for module in net.get_submodule(name).modules()]
+        for position, module in enumerate(modules):
             if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
                 purpose = ("dropout", run.seed, run.task.stream, layer.name, position, run.draw, stage)
                 forward = partial(_drop, module, torch.Generator().manual_seed(seed(*purpose)))

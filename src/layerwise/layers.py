@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from layerwise.errors import LayersError
 from layerwise.treatment import Treatment
@@ -34,6 +35,7 @@ class Layer:
 class _Open:
     """A layer while it is being found."""
 
+    name: str  # of the module that opened it
     modules: list[str] = field(default_factory=list)
     tensors: list[str] = field(default_factory=list)
 
@@ -46,29 +48,25 @@ def layers(net: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     """
     _refuse_shared(net)
     atoms = dict(_atoms(net))
-    called = _called(net, atoms, example)
-    if never := [name for name, module in atoms.items() if name not in called and _tensors(net, name, module)]:
-        raise LayersError(f"module '{never[0]}' has parameters, and the forward pass never calls it; remove it")
-    opened: list[_Open] = [_Open()]
-    for name in called:
-        tensors = _tensors(net, name, atoms.get(name))
-        if name in atoms and tensors and not ATTACHED.search(type(atoms[name]).__name__) and _has_opener(opened, atoms):
-            opened.append(_Open())
-        elif name not in atoms and tensors and _has_opener(opened, atoms):
-            opened.append(_Open())  # a container's own tensors go to the first layer inside it
-        opened[-1].tensors.extend(tensors)
-        if name in atoms:
-            opened[-1].modules.append(name)
-    if not any(layer.tensors for layer in opened):
+    calls = _calls(net, atoms, example)
+    _refuse_shared_dropout(atoms, calls)
+    opened = _open(net, atoms, list(dict.fromkeys(calls)))
+    parameters = dict(net.named_parameters())
+    placed = {tensor for layer in opened for tensor in layer.tensors}
+    if never := [name for name in [*parameters, *dict(net.named_buffers())] if name not in placed]:
+        module = never[0].rpartition(".")[0]
+        raise LayersError(
+            f"module '{module}' has parameters or buffers, and the forward pass never calls it; remove it"
+        )
+    if not parameters:
         raise LayersError("the net has no parameters, so it has no layers")
-    buffers = {name for name, _ in net.named_buffers()}
     names = _names(net, opened)
     return tuple(
         Layer(
             name=name,
             number=number,
-            parameters=tuple(t for t in layer.tensors if t not in buffers),
-            buffers=tuple(t for t in layer.tensors if t in buffers),
+            parameters=tuple(t for t in layer.tensors if t in parameters),
+            buffers=tuple(t for t in layer.tensors if t not in parameters),
             modules=tuple(layer.modules),
         )
         for number, (name, layer) in enumerate(zip(names, opened, strict=True), 1)
@@ -91,8 +89,8 @@ def set_modes(net: nn.Module, found: Sequence[Layer], trained: Sequence[bool], *
     """
     mode = {name: on for layer, on in zip(found, trained, strict=True) for name in layer.modules}
     for name, module in net.named_modules():
-        inside = [on for other, on in mode.items() if name == "" or other == name or other.startswith(f"{name}.")]
-        module.training = any(inside) or (frozen_dropout and _is_dropout(module))
+        on = any(on for other, on in mode.items() if _within(other, name) or _within(name, other))
+        module.training = on or (frozen_dropout and _is_dropout(module))
 
 
 def cut(net: nn.Module, found: Sequence[Layer], n: int) -> tuple[nn.Module, nn.Module]:
@@ -108,7 +106,7 @@ def cut(net: nn.Module, found: Sequence[Layer], n: int) -> tuple[nn.Module, nn.M
         raise LayersError(f"the net cannot be cut {where}: its forward pass cannot be traced ({error})") from error
     nodes = [node for node in graph.nodes if node.op != "output"]
     place = {node: position for position, node in enumerate(graph.nodes)}
-    numbers = [_number(node, found) for node in nodes]
+    numbers = [_number(node, net, found) for node in nodes]
     first = max((i for i, number in enumerate(numbers) if number and number <= n), default=-1) + 1
     last = min((i for i, number in enumerate(numbers) if number and number > n), default=len(nodes))
     for position in range(last, first - 1, -1):
@@ -119,23 +117,37 @@ def cut(net: nn.Module, found: Sequence[Layer], n: int) -> tuple[nn.Module, nn.M
     raise LayersError(f"the net cannot be cut {where}: more than one tensor crosses there")
 
 
-def _atoms(net: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The modules that run as one: those without children, and attention with all that is inside it."""
-    for name, child in net.named_children():
-        path = f"{prefix}{name}"
-        if ATOMIC.search(type(child).__name__) or not any(True for _ in child.children()):
-            yield path, child
-        else:
-            yield from _atoms(child, f"{path}.")
+def _atoms(net: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules that run as one, each with all that is inside it; the net itself where nothing inside has weights."""
+    if _is_atom(net) and (name or not any(map(_opens, list(net.modules())[1:]))):
+        yield name, net
+        return
+    for child_name, child in net.named_children():
+        yield from _atoms(child, f"{name}.{child_name}" if name else child_name)
 
 
-def _called(net: nn.Module, atoms: dict[str, nn.Module], example: Tensor) -> list[str]:
-    """Names of atoms, and of the modules that hold them, in the order in which the forward pass calls them."""
-    order: dict[str, None] = {}
-    watched = atoms | {n: m for n, m in net.named_modules() if n not in atoms and not _inside(n, atoms)}
+def _is_atom(module: nn.Module) -> bool:
+    """Without children, attention, with a parametrised weight, or with weights of its own around none that could."""
+    return (
+        not any(True for _ in module.children())
+        or bool(ATOMIC.search(type(module).__name__))
+        or is_parametrized(module)
+        or (any(True for _ in module.parameters(recurse=False)) and not any(map(_opens, list(module.modules())[1:])))
+    )
+
+
+def _opens(module: nn.Module) -> bool:
+    """Has the module weights of its own, and is no norm or the like: can a layer be named for it?"""
+    return not ATTACHED.search(type(module).__name__) and any(True for _ in module.parameters())
+
+
+def _calls(net: nn.Module, atoms: dict[str, nn.Module], example: Tensor) -> list[str]:
+    """Names of atoms, and of the modules that hold them, as the forward pass calls them, some more than once."""
+    calls: list[str] = []
+    holders = {n: m for n, m in net.named_modules() if not any(_within(n, atom) for atom in atoms)}
     handles = [
-        module.register_forward_pre_hook(lambda _module, _args, name=name: order.setdefault(name))
-        for name, module in watched.items()
+        module.register_forward_pre_hook(lambda _module, _args, name=name: calls.append(name))
+        for name, module in {**atoms, **holders}.items()
     ]
     modes = {module: module.training for module in net.modules()}
     try:
@@ -146,27 +158,42 @@ def _called(net: nn.Module, atoms: dict[str, nn.Module], example: Tensor) -> lis
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    return list(order)
+    return calls
 
 
-def _inside(name: str, atoms: dict[str, nn.Module]) -> bool:
-    return any(name.startswith(f"{atom}.") for atom in atoms)
+def _open(net: nn.Module, atoms: dict[str, nn.Module], called: Sequence[str]) -> list[_Open]:
+    """The layers, each opened by an atom with weights; what has run or been entered before it waits for the next."""
+    opened: list[_Open] = []
+    waiting = _Open("")
+    for name in called:
+        tensors = _tensors(net, name, recurse=name in atoms)
+        if name not in atoms:
+            waiting.tensors += tensors  # a container's own tensors go to the first layer inside it
+            continue
+        if _opens(atoms[name]):
+            opened.append(_Open(name, waiting.modules, waiting.tensors))
+            waiting = _Open("")
+        layer = opened[-1] if opened and not waiting.tensors else waiting
+        layer.modules.append(name)
+        layer.tensors += tensors
+    if opened:
+        opened[-1].modules += waiting.modules
+        opened[-1].tensors += waiting.tensors
+        return opened
+    waiting.name = next((m for m in waiting.modules if _tensors(net, m, recurse=True)), "")
+    return [waiting]
 
 
-def _tensors(net: nn.Module, name: str, atom: nn.Module | None) -> list[str]:
-    """Names of the parameters and buffers of an atom, or of a container's own."""
-    module = atom if atom is not None else net.get_submodule(name)
-    start = f"{name}." if name else ""
-    own = list(module.named_parameters(recurse=atom is not None)) + list(module.named_buffers(recurse=atom is not None))
-    return [start + tensor for tensor, _ in own]
+def _within(name: str, holder: str) -> bool:
+    """Is the module or tensor of this name that one, or inside it? Everything is inside the net, whose name is ''."""
+    return holder == "" or name == holder or name.startswith(f"{holder}.")
 
 
-def _has_opener(opened: list[_Open], atoms: dict[str, nn.Module]) -> bool:
-    """Has the last layer got the module with weights that it is named for?"""
-    return any(
-        not ATTACHED.search(type(atoms[name]).__name__) and any(t.startswith(f"{name}.") for t in opened[-1].tensors)
-        for name in opened[-1].modules
-    )
+def _tensors(net: nn.Module, name: str, *, recurse: bool) -> list[str]:
+    """Names of the parameters and buffers of a module, those of the modules inside it too if `recurse`."""
+    module = net.get_submodule(name)
+    own = [*module.named_parameters(recurse=recurse), *module.named_buffers(recurse=recurse)]
+    return [f"{name}.{tensor}" if name else tensor for tensor, _ in own]
 
 
 def _names(net: nn.Module, opened: list[_Open]) -> list[str]:
@@ -174,14 +201,13 @@ def _names(net: nn.Module, opened: list[_Open]) -> list[str]:
     owner = {tensor: k for k, layer in enumerate(opened) for tensor in layer.tensors}
     names = []
     for k, layer in enumerate(opened):
-        weighty = [m for m in layer.modules if any(t.startswith(f"{m}.") for t in layer.tensors)]
-        name = next((m for m in weighty if not ATTACHED.search(type(net.get_submodule(m)).__name__)), weighty[0])
+        name = layer.name
         while "." in name:
             parent = name.rpartition(".")[0]
-            if any(owner[tensor] != k for tensor in owner if tensor.startswith(f"{parent}.")):
+            if any(_within(tensor, parent) and owner[tensor] != k for tensor in owner):
                 break
             name = parent
-        names.append(name)
+        names.append(name or type(net).__name__)
     return names
 
 
@@ -190,6 +216,21 @@ def _refuse_shared(net: nn.Module) -> None:
     for name, parameter in net.named_parameters(remove_duplicate=False):
         if (other := seen.setdefault(id(parameter), name)) != name:
             raise LayersError(f"parameter '{name}' is shared with '{other}'; a layer's weights must be its own")
+
+
+def _refuse_shared_dropout(atoms: dict[str, nn.Module], calls: Sequence[str]) -> None:
+    """One dropout cannot be on in a trained layer and off in a frozen one."""
+    numbers: dict[str, int] = {}  # of the atoms that open layers
+    homes: dict[str, int] = {}
+    number = 0
+    for name in calls:
+        if name in atoms and _opens(atoms[name]):
+            number = numbers.setdefault(name, len(numbers))
+        elif name in atoms and _is_dropout(atoms[name]) and homes.setdefault(name, number) != number:
+            first, second = (list(numbers)[n] for n in (homes[name], number))
+            raise LayersError(
+                f"dropout '{name}' runs after '{first}' and again after '{second}'; give each layer its own dropout"
+            )
 
 
 def _is_dropout(module: nn.Module) -> bool:
@@ -204,17 +245,18 @@ class _Tracer(fx.Tracer):
         self.atoms = atoms
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.atoms or super().is_leaf_module(m, module_qualified_name)
+        return module_qualified_name in self.atoms or not any(True for _ in m.children())
 
 
-def _number(node: fx.Node, found: Sequence[Layer]) -> int | None:
-    """The layer whose weights a node uses, if any."""
-    if node.op not in {"call_module", "get_attr"}:
-        return None
+def _number(node: fx.Node, net: nn.Module, found: Sequence[Layer]) -> int | None:
+    """The layer whose weights, buffers or dropout a node uses, if any; activations may be used by several."""
     target = str(node.target)
     for layer in found:
-        if any(tensor == target or tensor.startswith(f"{target}.") for tensor in layer.parameters + layer.buffers):
+        if node.op == "get_attr" and target in layer.parameters + layer.buffers:
             return layer.number
+        if node.op == "call_module" and target in layer.modules:
+            counts = _is_dropout(net.get_submodule(target)) or bool(_tensors(net, target, recurse=True))
+            return layer.number if counts else None
     return None
 
 

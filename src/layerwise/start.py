@@ -40,7 +40,9 @@ def begin(
             )
             _match(state, _given(previous, run, letter), layer, draw)
         elif letter[0] == "P":
-            raise LayersError(f"'{letter}' for layer {layer.number} '{layer.name}': partly copied layers train not yet")
+            raise LayersError(
+                f"'{letter}' for layer {layer.number} '{layer.name}': partly copied layers cannot be trained yet"
+            )
     return state
 
 

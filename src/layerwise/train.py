@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from layerwise.dropout import seed_dropout
-from layerwise.errors import Diverged
+from layerwise.errors import Diverged, LayersError
 from layerwise.feed import Feed, batches
-from layerwise.layers import Layer, layers, set_modes
+from layerwise.layers import Layer, fit, layers, set_modes
 from layerwise.nets import build
+from layerwise.randomness import seed
 from layerwise.run import Recipe, Run, key
 from layerwise.start import State, begin
 
@@ -47,9 +48,13 @@ class Trained:
 
 
 def train(run: Run, feed: Feed, source: Trained | None = None) -> Trained:
-    """Train a run on its task; `source` is what training its source left. Raises Diverged where loss is no number."""
+    """Train a run on its task; `source` is what training its source left.
+
+    Raises Diverged where the loss is no number, LayersError where treatment or recipe do not fit the net.
+    """
     net = build(run.net, feed.shape, run.task.outputs, seed=0).to(feed.codes.dtype)  # its weights are replaced below
     found = layers(net, feed.parts["train"].images[:1])
+    fit(run.treatment, run.net, found)
     previous = source.weights if source else None
     rewound = source.initial if source else None
     initial: State = {}
@@ -59,7 +64,9 @@ def train(run: Run, feed: Feed, source: Trained | None = None) -> Trained:
         state = begin(run, stage, found, feed.shape, previous, rewound)
         net.load_state_dict(state)
         initial = initial or state
-        curve += _train_stage(run, stage, net, found, feed, ends[-1])
+        with torch.random.fork_rng(devices=[]):  # for nets that draw from it: the caller's stream is not touched
+            torch.default_generator.manual_seed(seed("torch", run.seed, run.task.stream, run.draw, stage))
+            curve += _train_stage(run, stage, net, found, feed, ends[-1])
         ends.append(curve[-1].step)
         previous = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     assert previous is not None
@@ -71,20 +78,21 @@ def _train_stage(run: Run, stage: int, net: nn.Module, found: Sequence[Layer], f
     optimiser = _optimiser(net, found, trained, recipe)
     seed_dropout(net, found, run, stage)
     order = batches(run, stage, len(part.classes))
-    curve = evaluate(net, feed, before, _looked_at(feed, recipe, 0)) if recipe.evaluates_after(0) else []
+    curve: list[Point] = []
+    if recipe.evaluates_after(0):
+        curve += _finite(run, evaluate(net, feed, before, _looked_at(feed, recipe, 0)))
     set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
     for step in range(recipe.steps):
         batch = next(order)
         loss = feed.loss(net(part.images[batch]), part.classes[batch])
-        if not math.isfinite(value := loss.item()):
-            raise Diverged(f"run {key(run)} ({run.treatment}, seed {run.seed}) loss {value} at step {before + step}")
+        _finite(run, [Point(before + step, "train", "loss", loss.item())])
         if optimiser:
             _set_rates(optimiser, recipe.rate_at(step))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         if recipe.evaluates_after(step + 1):
-            curve += evaluate(net, feed, before + step + 1, _looked_at(feed, recipe, step + 1))
+            curve += _finite(run, evaluate(net, feed, before + step + 1, _looked_at(feed, recipe, step + 1)))
             set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
             if recipe.stop_at is not None and _accuracy(curve) >= recipe.stop_at:
                 break
@@ -95,6 +103,11 @@ def _optimiser(
     net: nn.Module, found: Sequence[Layer], trained: Sequence[bool], recipe: Recipe
 ) -> torch.optim.Optimizer | None:
     """An optimiser that holds the trained layers only, a group for each; nothing where no layer is trained."""
+    if recipe.layer_rates and len(recipe.layer_rates) != len(found):
+        raise LayersError(
+            f"the recipe has layer_rates for {len(recipe.layer_rates)} layers; the net has {len(found)}: "
+            + " ".join(layer.name for layer in found)
+        )
     groups = []
     for k, (layer, on) in enumerate(zip(found, trained, strict=True)):
         parameters = [net.get_parameter(name).requires_grad_(on) for name in layer.parameters]
@@ -137,6 +150,15 @@ def _looked_at(feed: Feed, recipe: Recipe, step: int) -> list[str]:
     """The training samples are looked at in the end, and on the way only by a recipe that stops on their accuracy."""
     everything = recipe.stop_at is not None or step == recipe.steps
     return [split for split in feed.parts if everything or split != "train"]
+
+
+def _finite(run: Run, points: list[Point]) -> list[Point]:
+    """These points; raises Diverged at the first that is no number."""
+    for point in points:
+        if not math.isfinite(point.value):
+            what = f"{point.quantity} {point.value} at step {point.step}"
+            raise Diverged(f"run {key(run)} ({run.treatment}, seed {run.seed}) {what}")
+    return points
 
 
 def _accuracy(curve: Sequence[Point]) -> float:

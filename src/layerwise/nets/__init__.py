@@ -50,5 +50,5 @@ def build(name: str, shape: tuple[int, int, int], outputs: int, seed: int) -> nn
     if height != width:
         raise LayersError(f"net '{name}' takes square images, not {height}x{width}; pass --resize {min(height, width)}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds the accelerators too
         return found.build(channels, height, outputs)

@@ -54,9 +54,10 @@ class TableConv2d(nn.Module):
         pairs = [(out, seen) for out, inputs_seen in enumerate(table) for seen in inputs_seen]
         self.shape = (len(table), inputs, size, size)
         self.places = tuple(torch.tensor(column) for column in zip(*pairs, strict=True))
-        bounds = torch.tensor([2.4 / (len(table[out]) * size * size) for out, _ in pairs])
-        self.weight = nn.Parameter(torch.empty(len(pairs), size, size).uniform_(-1, 1) * bounds[:, None, None])
-        self.bias = nn.Parameter(torch.empty(len(table)).uniform_(-1, 1) * 2.4 / (inputs * size * size))
+        bounds = torch.tensor([2.4 / (len(inputs_seen) * size * size) for inputs_seen in table])
+        weight = torch.empty(len(pairs), size, size).uniform_(-1, 1)
+        self.weight = nn.Parameter(weight * bounds[self.places[0]][:, None, None])
+        self.bias = nn.Parameter(torch.empty(len(table)).uniform_(-1, 1) * bounds)
 
     def forward(self, x: Tensor) -> Tensor:
         dense = self.weight.new_zeros(self.shape).index_put(self.places, self.weight)

@@ -33,7 +33,7 @@ class Grids:
     def of(cls, rows: pd.DataFrame) -> "Grids":
         targets = rows[rows["trial"].notna()]
         accuracy = _grid(targets, "test")
-        shots = sorted(set(accuracy.columns.get_level_values("shots")))
+        shots = sorted({int(k) for k in accuracy.columns.get_level_values("shots")})
         top = max(accuracy.columns.get_level_values("n"), default=0)
         gap = _grid(targets, "train") - accuracy
         return cls(accuracy, gap, _steps_to_level(targets), shots, int(top), targets["run_key"].unique().tolist())
@@ -72,7 +72,7 @@ def claims(rows: pd.DataFrame) -> list[Claim]:
             "G2",
             "With few samples (1, 5 per class) retaining levels beats starting from scratch",
             f"test accuracy, mean of n = 1..{top} minus n = 0, mean over 1 and 5 samples per class",
-            grids.benefit[few].mean(axis=1) if len(few) == 2 else None,
+            grids.benefit[few].mean(axis=1, skipna=False) if len(few) == 2 else None,
             2 * top,
             "direction",
         ),

@@ -1,0 +1,211 @@
+"""Claims: intervals by hand, one rule for every verdict, and contrasts whose value is arithmetic."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from layerwise.claims import absence, decide, direction, interval
+from layerwise.rows import COLUMNS, final, frame, pick, read, write
+from layerwise.studies.gutstein_claims import claims, words
+
+
+def test_t_interval_by_hand() -> None:
+    """Mean 2, deviation 1, three values: t(0.975, 2) = 4.302653."""
+    low, high = interval([1.0, 2.0, 3.0], 0.95) or (0, 0)
+    assert (low, high) == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-6)
+
+
+def test_no_interval_from_one_value_and_a_point_from_equal_ones() -> None:
+    assert interval([0.3], 0.95) is None
+    assert interval([0.3] * 6, 0.95) == (0.3, 0.3)
+
+
+def test_from_ten_clusters_on_the_bootstrap() -> None:
+    """On skewed values BCa is not symmetric, repeats itself, and is near scipy's with another seed."""
+    sample = np.random.default_rng(1).exponential(size=40)
+    low, high = interval(sample.tolist(), 0.95) or (0, 0)
+    assert (low, high) == interval(sample.tolist(), 0.95)
+    other = stats.bootstrap((sample,), np.mean, confidence_level=0.95, n_resamples=20_000, rng=7).confidence_interval
+    assert (low, high) == pytest.approx((other.low, other.high), rel=0.03)
+    assert high - sample.mean() > sample.mean() - low
+
+
+def test_intervals_cover_what_they_say() -> None:
+    """The rate at which 90 % intervals of six clusters hold the true mean, within what 2,000 draws can tell."""
+    draw = np.random.default_rng(2)
+    bounds = [interval(draw.normal(0.1, 0.05, 6).tolist(), 0.9) for _ in range(2_000)]
+    covered = sum(b is not None and b[0] <= 0.1 <= b[1] for b in bounds)
+    assert stats.binomtest(covered, 2_000, 0.9).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    ("rule", "bounds", "clusters", "verdict"),
+    [
+        (direction, (0.01, 0.03), 5, "reproduced"),
+        (direction, (0.01, 0.03), 4, "undecided"),
+        (direction, (-0.03, -0.01), 5, "contradicted"),
+        (direction, (-0.01, 0.03), 99, "undecided"),
+        (direction, (0.0, 0.03), 5, "undecided"),
+        (direction, None, 5, "undecided"),
+        (absence, (-0.009, 0.01), 5, "reproduced"),
+        (absence, (-0.009, 0.011), 5, "undecided"),
+        (absence, (0.011, 0.03), 5, "contradicted"),
+        (absence, (-0.03, -0.011), 5, "contradicted"),
+        (absence, (0.0, 0.0), 4, "undecided"),
+        (absence, None, 5, "undecided"),
+    ],
+)
+def test_the_rule(rule: Callable[..., str], bounds: tuple[float, float] | None, clusters: int, verdict: str) -> None:
+    assert rule(bounds, clusters) == verdict
+
+
+def series(values: dict[tuple[int, int], float]) -> "pd.Series[float]":
+    return pd.Series(values).rename_axis(["seed", "trial"])
+
+
+def test_trials_of_one_source_do_not_count_as_replicates() -> None:
+    """Five trials of each of two sources are two clusters: their means, and no verdict."""
+    contrast = series({(seed, trial): seed + 0.1 * trial for seed in range(2) for trial in range(5)})
+    claim = decide("G2", "p", "s", "q", "direction", contrast, ["b", "a", "a"], 3)
+    assert claim.estimate == pytest.approx(0.7)
+    assert claim.interval == pytest.approx(interval([0.2, 1.2], 0.95))
+    assert (claim.clusters, claim.pairs, claim.verdict, claim.rows) == (2, 30, "undecided", ("a", "b"))
+
+
+def test_one_source_has_an_interval_given_that_source() -> None:
+    claim = decide("G2", "p", "s", "q", "direction", series({(0, t): 1.0 + t for t in range(5)}), [], 1)
+    assert claim.interval == interval([1, 2, 3, 4, 5], 0.95)
+    assert claim.rule.endswith("; this interval is over trials, given one source")
+    assert claim.verdict == "undecided"
+
+
+def test_unknown_is_unknown() -> None:
+    for contrast in (None, series({(0, 0): float("nan")})):
+        claim = decide("G4", "p", "s", "q", "absence", contrast, ["a"], 1)
+        assert (claim.estimate, claim.interval, claim.pairs, claim.verdict) == (None, None, 0, "undecided")
+
+
+N, SHOTS = range(6), (1, 5, 10, 40)
+
+
+def made_up(
+    accuracy: Callable[[int, int, int], float], seeds: int = 5, steps: Callable[[int], int] | None = None
+) -> pd.DataFrame:
+    """Rows for tests only: a grid whose accuracies are a function of seed, shots and n."""
+    rows = []
+    for seed in range(seeds):
+        for shots in SHOTS:
+            for n in N:
+                about = {
+                    "run_key": f"{seed}-{shots}-{n}",
+                    "net": "lenet5",
+                    "seed": seed,
+                    "trial": 0,
+                    "shots": shots,
+                    "n": n,
+                }
+                end = accuracy(seed, shots, n)
+                reached = steps(n) if steps else 100
+                for step in (0, 20, 40, 60, 80, 100):
+                    value = end if step >= reached else 0.0
+                    rows.append({**about, "step": step, "split": "test", "quantity": "accuracy", "value": value})
+                rows.append({**about, "step": 100, "split": "train", "quantity": "accuracy", "value": 1.0})
+    sizes = {"C1": 156, "S2": 12, "C3": 1516, "S4": 32, "C5": 48120, "F6": 2420}
+    return frame(
+        [*rows, *({"net": "lenet5", "layer": k, "quantity": "parameters", "value": v} for k, v in sizes.items())]
+    )
+
+
+def found(rows: pd.DataFrame) -> dict[str, float | None]:
+    return {claim.id: claim.estimate for claim in claims(rows)}
+
+
+def test_contrasts_by_arithmetic() -> None:
+    """accuracy = 0.3 + n (4 - log2 shots) / 100 + seed / 1000: every contrast is a line of sums."""
+    rows = made_up(lambda seed, shots, n: 0.3 + n * (4 - math.log2(shots)) / 100 + seed / 1000)
+    estimates = found(rows)
+    logs = [math.log2(k) for k in SHOTS]
+    assert estimates["G1"] == 52_256
+    assert estimates["G2"] == pytest.approx(3 * (4 + 4 - math.log2(5)) / 2 / 100)
+    assert estimates["G3"] == pytest.approx(3 / 100)
+    assert estimates["G4"] == pytest.approx(-5 * 2 / 100)
+    assert estimates["G5"] == pytest.approx(4 * (4 - np.mean(logs)) / 100)
+    assert estimates["G6"] == pytest.approx((4 - np.mean(logs)) / 100)
+
+
+def test_steps_to_equal_accuracy_by_arithmetic() -> None:
+    """Reached at step 100, 80, 60, 40, 20, 20 for n = 0..5: the least-squares slope is -600 / 35 steps per level."""
+    rows = made_up(lambda seed, shots, n: 0.5, steps=lambda n: max(20, 100 - 20 * n))
+    assert found(rows)["G7"] == pytest.approx(600 / 35)
+
+
+def test_a_run_that_never_gets_there_counts_all_its_steps() -> None:
+    rows = made_up(lambda seed, shots, n: 0.5 if n < 5 else 0.4, steps=lambda n: 20)
+    assert found(rows)["G7"] == pytest.approx(-(80 * 2.5) / 17.5)
+
+
+def test_verdicts_of_clear_cases() -> None:
+    wobble = [0.001, -0.001, 0.0005, -0.0005, 0.0]
+    good = made_up(lambda seed, shots, n: 0.3 + (n > 0) * 0.2 / shots + n * 0.002 + wobble[seed] * n)
+    verdicts = {claim.id: claim.verdict for claim in claims(good)}
+    assert {verdicts[name] for name in ("G1", "G2", "G3", "G5", "G6")} == {"reproduced"}
+    worse = made_up(lambda seed, shots, n: 0.6 - n * 0.02 + wobble[seed] * n + 0.1 * (n == 5 and shots > 10))
+    verdicts = {claim.id: claim.verdict for claim in claims(worse)}
+    assert {verdicts[name] for name in ("G2", "G4", "G5", "G6")} == {"contradicted"}
+    few = made_up(lambda seed, shots, n: 0.3 + 0.1 * n, seeds=4)
+    assert {claim.verdict for claim in claims(few) if claim.id != "G1"} == {"undecided"}
+
+
+def test_a_lost_run_leaves_its_trial_out_and_no_other() -> None:
+    rows = made_up(lambda seed, shots, n: 0.3 + 0.01 * n * (seed + 1))
+    lost = rows[rows["run_key"] != "4-1-3"]
+    by = {claim.id: claim for claim in claims(lost)}
+    assert (by["G2"].clusters, by["G2"].estimate) == (4, pytest.approx(0.03 * 2.5))
+    assert by["G4"].clusters == 5
+
+
+def test_claims_need_the_runs_they_are_about() -> None:
+    rows = made_up(lambda seed, shots, n: 0.3 + 0.01 * n)
+    by = {claim.id: claim for claim in claims(rows[rows["shots"].isna() | rows["shots"].isin([5])])}
+    assert {name for name, claim in by.items() if claim.estimate is None} == {"G2", "G3", "G4"}
+    other = rows.assign(net="lenet5relu")
+    assert next(claim.verdict for claim in claims(other) if claim.id == "G1") == "undecided"
+    wrong = rows.assign(value=rows["value"].where(rows["layer"] != "C3", 2416.0))
+    assert claims(wrong)[0].verdict == "contradicted"
+
+
+def test_the_words_carry_the_numbers() -> None:
+    rows = made_up(lambda seed, shots, n: 0.3 + n * (4 - math.log2(shots)) / 100)
+    answer, findings = words(rows, claims(rows))
+    assert answer == (
+        "Copied and frozen, the bottom 4 levels (C1 to S4) give 46.0 % test accuracy with 1 sample per class, against "
+        "30.0 % from scratch; with 40 samples it is 24.7 % against 30.0 %. Keeping C5 as well, so that only the last "
+        "level learns, gives 50.0 % with 1 sample and 23.4 % with 40. These are means over 5 class splits, each with "
+        "its own source net."
+    )
+    assert len(findings) == 3
+    assert findings[1].startswith("Each doubling of the samples takes 3.0 points from what transfer brings")
+
+
+def test_rows_are_written_and_read_alike(tmp_path: object) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    rows = made_up(lambda seed, shots, n: 0.1 * n + seed / 7)
+    write(rows, folder)
+    pd.testing.assert_frame_equal(read(folder), rows, check_exact=True)
+    assert list(pd.read_csv(folder / "rows.csv").columns) == list(COLUMNS)
+
+
+def test_rows_refuse_a_column_nobody_knows() -> None:
+    with pytest.raises(ValueError, match=r"rows have unknown columns \['acuracy'\]"):
+        frame([{"acuracy": 1}])
+
+
+def test_picking_and_ends() -> None:
+    rows = made_up(lambda seed, shots, n: 0.1 * n, seeds=1)
+    assert pick(final(rows), shots=1, n=range(1, 3), split="test")["value"].tolist() == pytest.approx([0.1, 0.2])

@@ -1,0 +1,180 @@
+"""Gutstein's protocol: the paper's grid exactly, and what is fitted where the data cannot give it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from layerwise.data import make, open_data
+from layerwise.data.dataset import DataSet
+from layerwise.errors import StudyError
+from layerwise.execute.work import Worker
+from layerwise.run import key
+from layerwise.studies import study_module
+from layerwise.studies.gutstein import cells, claims, design, runs, table
+from layerwise.studies.request import Request, Result
+from layerwise.tasks import Parts, examples
+
+from making import contents, setting
+
+
+def data_like(classes: int, each: int, columns: dict[str, np.ndarray] | None = None) -> DataSet:
+    """Blank images in so many classes."""
+    labels = np.repeat(np.arange(classes), each)
+    images = np.zeros((len(labels), 1, 32, 32), np.uint8)
+    images[:, 0, 0, 0] = np.arange(len(labels)) % 256
+    return make("blank", images, labels, [f"k{c}" for c in range(classes)], columns)
+
+
+@pytest.fixture(scope="module")
+def sixty_two() -> DataSet:
+    return data_like(62, 450)
+
+
+def test_paper_scale_is_the_papers_grid(sixty_two: DataSet) -> None:
+    found = list(cells(design(Request(sixty_two, scale="paper"))))
+    sources = [cell.run for cell in found if cell.trial is None]
+    targets = [cell.run for cell in found if cell.trial is not None]
+    assert (len(sources), len(targets), len({key(run) for run in targets})) == (1, 150, 150)
+    assert {(cell.n, cell.run.task.shots, cell.trial) for cell in found if cell.trial is not None} == {
+        (n, shots, trial) for n in range(6) for shots in (1, 5, 10, 20, 40) for trial in range(5)
+    }
+    source = sources[0]
+    assert (len(source.task.classes), source.task.shots, source.task.encoding) == (20, 400, "bits:20")
+    assert source.recipes[0].stop_at == 0.94
+    for run in targets:
+        assert len(run.task.classes) == 20
+        assert not set(run.task.classes) & set(source.task.classes)
+        assert run.source in {None, source}
+        assert (run.source is None) == (run.treatment.copied == ((False,) * 6,))
+    tested = examples(targets[0].task, sixty_two.labels, {}, sixty_two.class_names).test
+    assert len(tested) == 1_000
+
+
+def test_what_is_compared_is_paired(sixty_two: DataSet) -> None:
+    """All n of a trial share samples, codes and fresh weights; trials and class splits do not."""
+    found = [cell for cell in cells(design(Request(sixty_two, trials=2, seeds=2))) if cell.trial is not None]
+    for cell in found:
+        same = [c.run for c in found if (c.seed, c.trial) == (cell.seed, cell.trial)]
+        assert {(run.task.stream, run.seed, run.draw) for run in same} == {(cell.run.task.stream, cell.run.seed, 1)}
+    assert len({cell.run.task.stream for cell in found}) == 4
+
+
+def test_demo_has_five_sources_with_their_own_classes(sixty_two: DataSet) -> None:
+    made = design(Request(sixty_two))
+    found = list(cells(made))
+    sources = {cell.run for cell in found if cell.trial is None}
+    assert len({source.task.classes for source in sources}) == len(sources) == 5
+    assert len(found) == 125
+    assert made.notes == ()
+
+
+def test_few_classes_are_halved() -> None:
+    made = list(cells(design(Request(data_like(10, 450)))))
+    assert {len(cell.run.task.classes) for cell in made} == {5}
+    assert design(Request(data_like(10, 450), scale="paper")).parts == Parts("random", 112)
+
+
+def test_few_samples_are_said() -> None:
+    made = design(Request(data_like(8, 20), scale="paper"))
+    assert made.scale.shots == (1, 5, 10)
+    assert made.scale.source_shots == 15
+    assert made.source.stop_at is None
+    assert made.notes == (
+        "test images: 5 a class, not 250: the smallest class has 20 images",
+        "samples per class: up to 10; the smallest class has 15 to train on",
+        "source: 15 samples per class, all there are (the protocol: 400)",
+        "source: trained for 8,000 steps, fixed beforehand; nothing was chosen by looking at accuracy",
+    )
+
+
+def test_asking_for_more_than_there_is_is_an_error() -> None:
+    with pytest.raises(StudyError) as caught:
+        design(Request(data_like(8, 20), shots=(1, 40)))
+    assert str(caught.value) == "--shots 40: the smallest class has 15 training images; ask for at most that"
+
+
+def test_hands_that_were_seen_are_not_tested() -> None:
+    """55 writers, one image of each class each, up to 40 samples: writers 0 to 39 train, 40 to 54 test."""
+    data = data_like(8, 55, {"writer": np.tile(np.arange(55), 8)})
+    made = design(Request(data, scale="paper"))
+    assert made.parts == Parts("writer", 250, tuple(map(str, range(40, 55))))
+    assert made.scale.source_shots == 40
+    asked = design(Request(data, scale="paper", hold_out="writer:50-54"))
+    assert asked.parts.held_out == ("50", "51", "52", "53", "54")
+    for cell in cells(made):
+        found = examples(cell.run.task, data.labels, data.columns, data.class_names)
+        assert set(data.columns["writer"][found.test]) == set(range(40, 55))
+        assert set(data.columns["writer"][found.train]) <= set(range(40))
+
+
+def test_chars74k_as_it_is(shared: Callable[[str], Path], tmp_path: Path) -> None:
+    data, _ = open_data(f"npz:{shared('chars74k/chars74k_hnd.npz')}", tmp_path)
+    made = design(Request(data, scale="paper"))
+    assert made.parts.held_out == tuple(map(str, range(40, 55)))
+    assert (made.scale.source_shots, max(made.scale.shots), made.source.stop_at) == (40, 40, None)
+    assert len(runs(made)) == 151
+
+
+def test_known_classes_and_class_lists(sixty_two: DataSet) -> None:
+    made = list(cells(design(Request(sixty_two, known="0-4", classes="0-9", seeds=1))))
+    assert made[0].run.task.classes == (0, 1, 2, 3, 4)
+    assert {cell.run.task.classes for cell in made[1:]} == {(5, 6, 7, 8, 9)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"split": "by-luck"}, "--split by-luck is not understood; --split is random:SEED or column:NAME"),
+        ({"split": "column:kind"}, "--split column:kind: the classes have no such column (they have: none)"),
+        ({"known": "0-1", "split": "random:1"}, "--known fixes the source's classes and --split draws them; pass one"),
+        ({"known": "0"}, "--known 0 leaves 61 classes to the target; both sides need 2"),
+        ({"classes": "0-2"}, "3 classes cannot be split into source and target; at least 4 are needed"),
+        ({"seeds": 0}, "--seeds 0 is not possible; the least is 1"),
+        ({"scale": "papper"}, "unknown scale 'papper'; did you mean 'paper'? (known: demo, paper)"),
+        ({"net": "lenet"}, "unknown net 'lenet'; did you mean 'lenet5'? (known: lenet5, lenet5relu)"),
+        (
+            {"hold_out": "writer:3"},
+            "--hold-out writer:3 is not COLUMN:VALUES of the data, such as writer:40-54",
+        ),
+    ],
+)
+def test_options_that_do_not_go(sixty_two: DataSet, asked: dict[str, str], message: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        design(Request(sixty_two, **asked))  # type: ignore[arg-type]
+    assert str(caught.value).startswith(message)
+
+
+def test_another_net_has_its_own_levels(sixty_two: DataSet) -> None:
+    made = design(Request(sixty_two, net="lenet5relu", seeds=1))
+    assert {cell.n for cell in cells(made)} == {0, 1, 2, 3}
+
+
+def test_unknown_study() -> None:
+    with pytest.raises(StudyError, match=r"unknown study 'gutenstein'; did you mean 'gutstein'\?"):
+        study_module("gutenstein")
+
+
+def test_rows_say_what_the_store_has(blobs: DataSet, tmp_path: Path) -> None:
+    """From design to rows through real training: every number of the rows is in the store's records."""
+    made = design(Request(blobs, seeds=2, shots=(1, 2), steps=10, source_steps=10))
+    wanted = runs(made)
+    worker = Worker(setting(tmp_path, blobs, wanted))
+    assert {worker.do(run).state for run in wanted} == {"done"}
+    stored = contents(tmp_path)
+    results = {}
+    for name in stored:
+        record = worker.store.get(name).result
+        curve = tuple((int(a), str(b), str(c), float(d)) for a, b, c, d in record["curve"])
+        results[name] = Result(name, curve, record["train_flops"], record["parameters_trained"])
+    rows = table(made, results)
+    for cell in cells(made):
+        here = rows[rows["run_key"] == key(cell.run)]
+        assert here["n"].eq(cell.n).all()
+        assert here["trial"].isna().all() == (cell.trial is None)
+        measured = here[here["split"].notna()][["step", "split", "quantity", "value"]].values.tolist()
+        assert measured == [list(point) for point in results[key(cell.run)].curve]
+    assert [claim.id for claim in claims(rows)] == ["G1", "G2", "G3", "G4", "G5", "G6", "G7"]
+    one_lost = {name: result for name, result in results.items() if name != key(wanted[1])}
+    assert key(wanted[1]) not in set(table(made, one_lost)["run_key"].dropna())
