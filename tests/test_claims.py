@@ -182,10 +182,12 @@ def test_the_words_carry_the_numbers() -> None:
     rows = made_up(lambda seed, shots, n: 0.3 + n * (4 - math.log2(shots)) / 100)
     answer, findings = words(rows, claims(rows))
     assert answer == (
-        "Copied and frozen, the bottom 4 levels (C1 to S4) give 46.0 % test accuracy with 1 sample per class, against "
-        "30.0 % from scratch; with 40 samples it is 24.7 % against 30.0 %. Keeping C5 as well, so that only the last "
-        "level learns, gives 50.0 % with 1 sample and 23.4 % with 40. These are means over 5 class splits, each with "
-        "its own source net."
+        "Copying and freezing the bottom 4 levels (C1 to S4) helps with 1 sample per class (46.0 % test accuracy, "
+        "30.0 % from scratch), and hurts with 40 samples per class (24.7 % test accuracy, 30.0 % from scratch). "
+        "Keeping C5 as well, so that only the last level learns, helps with 1 sample per class (50.0 % test accuracy, "
+        "30.0 % from scratch), and hurts with 40 samples per class (23.4 % test accuracy, 30.0 % from scratch). "
+        "These are means over 5 class splits, each with its own source net; helps and hurts mean that the 95 % "
+        "interval of the paired difference leaves out zero."
     )
     assert len(findings) == 3
     assert findings[1].startswith("Each doubling of the samples takes 3.0 points from what transfer brings")

@@ -93,6 +93,7 @@ def design(request: Request) -> Design:
         notes.append(
             f"source: trained for {fixed:,} steps, fixed beforehand; nothing was chosen by looking at accuracy"
         )
+    notes.append(f"targets: trained for {scale.steps:,} steps, whatever n (the paper does not say how long it trained)")
     net = request.net or "lenet5"
     return Design(
         request=request,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from layerwise.claims import RULES, Claim, decide
+from layerwise.claims import RULES, Claim, decide, interval
 from layerwise.rows import final, pick
 
 PAPER = "Gutstein et al."
@@ -185,34 +185,42 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
     by = {claim.id: claim for claim in made}
     clusters = grids.accuracy.index.get_level_values("seed").nunique()
     basis = (
-        f"{clusters} class splits, each with its own source net"
-        if clusters > 1
-        else "one class split, so one source net"
+        f"{clusters} class splits, each with its own source net" if clusters > 1 else "one class split and source net"
     )
 
-    def kept(n: int) -> str:
-        return f"{layers[0]} to {layers[n - 1]}"
-
-    def accuracy(shots: int, n: int) -> str:
-        return f"{_mean(grids.accuracy[shots][n]):.1%}".replace("%", " %")
+    def told(n: int, shots: int) -> str:
+        here, scratch = (f"{_mean(grids.accuracy[shots][k]):.1%}".replace("%", " %") for k in (n, 0))
+        effect = _effect(grids.gain(n)[shots])
+        return f"{effect} with {_samples(shots)} per class ({here} test accuracy, {scratch} from scratch)"
 
     answer = (
-        f"Copied and frozen, the bottom {top - 1} levels ({kept(top - 1)}) give {accuracy(few, top - 1)} test accuracy "
-        f"with {_samples(few)} per class, against {accuracy(few, 0)} from scratch; with {_samples(many)} it is "
-        f"{accuracy(many, top - 1)} against {accuracy(many, 0)}. "
-        f"Keeping {layers[top - 1]} as well, so that only the last level learns, gives {accuracy(few, top)} with "
-        f"{_samples(few)} and {accuracy(many, top)} with {many}. These are means over {basis}."
+        f"Copying and freezing the bottom {top - 1} levels ({layers[0]} to {layers[top - 2]}) {told(top - 1, few)}, "
+        f"and {told(top - 1, many)}. Keeping {layers[top - 1]} as well, so that only the last level learns, "
+        f"{told(top, few)}, and {told(top, many)}. These are means over {basis}; helps and hurts mean that the 95 % "
+        f"interval of the paired difference leaves out zero."
     )
     return answer, (
         _said(by["G2"], "With 1 and 5 samples per class, keeping levels changes test accuracy by {} points on average"),
         _said(by["G3"], "Each doubling of the samples takes {} points from what transfer brings", signed=False),
-        _said(by["G4"], "With only the last level learning, more than 10 samples per class bring {} points"),
+        _said(
+            by["G4"],
+            "With only the last level learning, more than 10 samples per class bring {} points of test accuracy",
+        ),
     )
 
 
 def _mean(values: "pd.Series[float]") -> float:
     """Over clusters of the mean over trials."""
     return float(values.groupby(level="seed").mean().mean())
+
+
+def _effect(gain: "pd.Series[float]") -> str:
+    """What the sign of the interval over clusters says of a difference; over trials where there is one cluster."""
+    means = gain.groupby(level="seed").mean()
+    bounds = interval((means if len(means) > 1 else gain).tolist(), 0.95)
+    if bounds is None or bounds[0] <= 0 <= bounds[1]:
+        return "makes no clear difference"
+    return "helps" if bounds[0] > 0 else "hurts"
 
 
 def _samples(shots: int) -> str:
