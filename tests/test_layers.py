@@ -134,7 +134,7 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.positions
         return self.head(self.block(x * self.mask)[:, 0])
 
 
@@ -297,7 +297,7 @@ def test_hooks_are_gone_and_modes_as_before_also_when_the_net_raised() -> None:
 
 
 class Unused(nn.Module):
-    """Has a module that never runs; `holder` is one that only lends a parameter."""
+    """Has a module that never runs."""
 
     def __init__(self, extra: nn.Module) -> None:
         super().__init__()
@@ -430,6 +430,32 @@ def test_activations_after_the_cut_belong_to_the_first_half() -> None:
     first, _ = cut(net, layers(net, x), 3)
     assert torch.equal(first(x), net[:12](x))
     assert (first(x) >= 0).all()
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_lenet5_is_cut_between_its_blocks(n: int) -> None:
+    net, x = NETS["lenet5"](), example("lenet5")
+    first, _ = cut(net, layers(net, x), n)
+    assert isinstance(net, nn.Sequential)
+    assert torch.equal(first(x), net[:n](x))
+
+
+def test_a_dropout_goes_with_its_layer() -> None:
+    """A block's own scale opens its layer, so the dropout behind it is that layer's, and is not cut off from it."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.drop, self.fc = nn.Parameter(torch.ones(4)), nn.Dropout(0.5), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.drop(x) * self.scale)
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.ReLU(), Scaled())
+    found = layers(net, example("any"))
+    assert [layer.modules for layer in found] == [("0", "1", "2"), ("3.drop", "3.fc")]
+    first, rest = cut(net, found, 1)
+    assert [sum(isinstance(m, nn.Dropout) for m in half.modules()) for half in (first, rest)] == [0, 1]
 
 
 @pytest.mark.parametrize("n", [2, 4])

@@ -79,6 +79,8 @@ def test_everything_that_decides_a_result_is_in_the_key() -> None:
 
 
 def test_equal_numbers_have_equal_keys() -> None:
+    whole, point = replace(RECIPE, layer_rates=(1,), stop_at=1), replace(RECIPE, layer_rates=(1.0,), stop_at=1.0)
+    assert key(replace(BASE, recipes=(whole,))) == key(replace(BASE, recipes=(point,)))
     assert key(replace(BASE, recipes=(replace(RECIPE, rate=1),))) == key(
         replace(BASE, recipes=(replace(RECIPE, rate=1.0),))
     )
@@ -107,10 +109,25 @@ def test_a_recipe_for_each_stage() -> None:
         Run("lenet5", TASK, Treatment.parse("F5R > T6"), BASE, (RECIPE,))
 
 
-@pytest.mark.parametrize("wrong", [{"optimiser": "sdg"}, {"precision": "float8"}, {"steps": -1}, {"batch_size": 0}])
-def test_recipes_that_cannot_be(wrong: dict[str, Any]) -> None:
-    with pytest.raises(StudyError):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"optimiser": "sdg"}, "unknown optimiser or precision 'sdg', 'float32'"),
+        ({"precision": "float8"}, "unknown optimiser or precision 'sgd', 'float8'"),
+        ({"steps": -1}, "a recipe needs steps >= 0"),
+        ({"batch_size": 0}, "a recipe needs steps >= 0, batch_size >= 1"),
+        ({"nesterov": True, "momentum": 0}, "nesterov needs a momentum above 0, not 0.0"),
+    ],
+)
+def test_recipes_that_cannot_be(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
         replace(RECIPE, **wrong)
+
+
+def test_stages_share_their_precision() -> None:
+    recipes = (RECIPE, replace(RECIPE, precision="float64"))
+    with pytest.raises(StudyError, match="the stages of a run share one precision, not float32 and float64"):
+        Run("lenet5", TASK, Treatment.parse("R6 > T6"), None, recipes)
 
 
 def test_rates_drop_at_their_shares() -> None:

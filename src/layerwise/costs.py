@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from layerwise.layers import layers
@@ -22,13 +23,14 @@ def step_flops(net: str, shape: tuple[int, int, int], outputs: int, trained: tup
     images = torch.zeros(batch, *shape)
     found = layers(built, images[:1])
     built.eval()
-    forward = _counted(lambda: built(images))  # while everything is trained: the counter misses attention's fast path
-    if not any(trained):
-        return forward
-    for layer, on in zip(found, trained, strict=True):
-        for name in layer.parameters:
-            built.get_parameter(name).requires_grad_(on)
-    return forward + _counted(built(images).sum().backward)
+    with sdpa_kernel(SDPBackend.MATH):  # PyTorch's counter does not see attention's fast paths
+        forward = _counted(lambda: built(images))  # ... nor that of frozen attention, hence before anything is frozen
+        if not any(trained):
+            return forward
+        for layer, on in zip(found, trained, strict=True):
+            for name in layer.parameters:
+                built.get_parameter(name).requires_grad_(on)
+        return forward + _counted(built(images).sum().backward)
 
 
 def _counted(compute: Callable[[], object]) -> int:

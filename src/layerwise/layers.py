@@ -43,7 +43,7 @@ class _Open:
 def layers(net: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     """The ordered partition of a net; `example` is any input (examples, channels, height, width) that it takes.
 
-    Raises LayersError, by name, for shared parameters, for modules with parameters that the forward pass never calls,
+    Raises LayersError, by name, for shared parameters, for modules with weights or buffers that are never called,
     and for dropout modules that several layers share.
     """
     _refuse_shared(net)
@@ -55,9 +55,7 @@ def layers(net: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     placed = {tensor for layer in opened for tensor in layer.tensors}
     if never := [name for name in [*parameters, *dict(net.named_buffers())] if name not in placed]:
         module = never[0].rpartition(".")[0]
-        raise LayersError(
-            f"module '{module}' has parameters or buffers, and the forward pass never calls it; remove it"
-        )
+        raise LayersError(f"module '{module}' has weights or buffers, and the forward pass never calls it; remove it")
     if not parameters:
         raise LayersError("the net has no parameters, so it has no layers")
     names = _names(net, opened)
@@ -103,7 +101,8 @@ def cut(net: nn.Module, found: Sequence[Layer], n: int) -> tuple[nn.Module, nn.M
     try:
         graph = _Tracer({name for layer in found for name in layer.modules}).trace(net)
     except Exception as error:  # tracing runs the user's forward pass: anything may come
-        raise LayersError(f"the net cannot be cut {where}: its forward pass cannot be traced ({error})") from error
+        why = str(error).partition("\n")[0]
+        raise LayersError(f"the net cannot be cut {where}: its forward pass cannot be traced ({why})") from error
     nodes = [node for node in graph.nodes if node.op != "output"]
     place = {node: position for position, node in enumerate(graph.nodes)}
     numbers = [_number(node, net, found) for node in nodes]
@@ -137,7 +136,7 @@ def _is_atom(module: nn.Module) -> bool:
 
 
 def _opens(module: nn.Module) -> bool:
-    """Has the module weights of its own, and is no norm or the like: can a layer be named for it?"""
+    """Has the module weights, its own or inside it, and is no norm or the like: can a layer be named for it?"""
     return not ATTACHED.search(type(module).__name__) and any(True for _ in module.parameters())
 
 

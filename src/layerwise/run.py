@@ -41,8 +41,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in fields(self):  # 1 and 1.0 are one recipe, with one key
-            if field.type is float:
-                object.__setattr__(self, field.name, float(getattr(self, field.name)))
+            value = getattr(self, field.name)
+            if field.type in {float, float | None} and value is not None:
+                object.__setattr__(self, field.name, float(value))
+            elif field.type == tuple[float, ...]:
+                object.__setattr__(self, field.name, tuple(map(float, value)))
         if self.optimiser not in OPTIMISERS or self.precision not in PRECISIONS:
             raise StudyError(
                 f"unknown optimiser or precision '{self.optimiser}', '{self.precision}'; "
@@ -50,6 +53,8 @@ class Recipe:
             )
         if self.steps < 0 or self.batch_size < 1 or self.rate <= 0:
             raise StudyError(f"a recipe needs steps >= 0, batch_size >= 1 and rate > 0, not {self}")
+        if self.nesterov and self.momentum <= 0:
+            raise StudyError(f"nesterov needs a momentum above 0, not {self.momentum}")
 
     def rate_at(self, step: int) -> float:
         """The learning rate of the step, counted from 0."""
@@ -85,6 +90,8 @@ class Run:
             raise StudyError(f"treatment '{self.treatment}' {needs}")
         if len(self.recipes) != len(self.treatment.letters()):
             raise StudyError(f"'{self.treatment}' has {len(self.treatment.stages)} stages, {len(self.recipes)} recipes")
+        if len(precisions := {recipe.precision for recipe in self.recipes}) > 1:
+            raise StudyError(f"the stages of a run share one precision, not {' and '.join(sorted(precisions))}")
 
     @property
     def steps(self) -> int:

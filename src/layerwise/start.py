@@ -41,7 +41,7 @@ def begin(
             _match(state, _given(previous, run, letter), layer, draw)
         elif letter[0] == "P":
             raise LayersError(
-                f"'{letter}' for layer {layer.number} '{layer.name}': partly copied layers cannot be trained yet"
+                f"'{letter}' for layer {layer.number} '{layer.name}': parts cannot be trained yet; write F, T or R"
             )
     return state
 

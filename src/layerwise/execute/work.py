@@ -80,8 +80,11 @@ class Worker:
             raise
         except Diverged as error:
             return Outcome(name, "diverged", str(error), notes=tuple(self.notes))
-        except (LayerwiseError, MemoryError, RuntimeError) as error:
+        except LayerwiseError as error:
             return Outcome(name, "failed", f"run {name} ({run.treatment}): {error}", notes=tuple(self.notes))
+        except Exception as error:  # a user's net may raise anything, and the other runs are not to suffer
+            message = f"run {name} ({run.treatment}): {type(error).__name__}: {error}"
+            return Outcome(name, "failed", message, notes=tuple(self.notes))
         return Outcome(name, "done", seconds=seconds, notes=tuple(self.notes))
 
     def _is_stored(self, run: Run) -> bool:
