@@ -127,17 +127,17 @@ def test_known_classes_and_class_lists(sixty_two: DataSet) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"split": "by-luck"}, "--split by-luck is not understood; --split is random:SEED or column:NAME"),
-        ({"split": "column:kind"}, "--split column:kind: the classes have no such column (they have: none)"),
+        ({"split": "by-luck"}, "--split 'by-luck' is not understood; --split is random:SEED or column:NAME"),
+        ({"split": "column:kind"}, "--split column:kind: the classes have no column 'kind' (they have: none)"),
         ({"known": "0-1", "split": "random:1"}, "--known fixes the source's classes and --split draws them; pass one"),
-        ({"known": "0"}, "--known 0 leaves 61 classes to the target; both sides need 2"),
+        ({"known": "0"}, "--known 0 gives the source 1 classes and the target 61; both need 2"),
         ({"classes": "0-2"}, "3 classes cannot be split into source and target; at least 4 are needed"),
         ({"seeds": 0}, "--seeds 0 is not possible; the least is 1"),
         ({"scale": "papper"}, "unknown scale 'papper'; did you mean 'paper'? (known: demo, paper)"),
         ({"net": "lenet"}, "unknown net 'lenet'; did you mean 'lenet5'? (known: lenet5, lenet5relu)"),
         (
             {"hold_out": "writer:3"},
-            "--hold-out writer:3 is not COLUMN:VALUES of the data, such as writer:40-54",
+            "--hold-out 'writer:3' is not COLUMN:VALUES of the data, such as writer:40-54",
         ),
     ],
 )

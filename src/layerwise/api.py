@@ -18,7 +18,7 @@ from layerwise.execute import local, serial
 from layerwise.execute.forecast import Forecast, Size, forecast
 from layerwise.execute.plan import Plan, plan
 from layerwise.execute.work import Outcome, Setting
-from layerwise.outputs import Study
+from layerwise.outputs import Study, prepare
 from layerwise.progress import Quiet, Terminal
 from layerwise.rows import frame
 from layerwise.run import Run, key
@@ -51,6 +51,7 @@ def study(
     grey: bool = False,
     skip_unreadable: bool = False,
     store: str | Path = "layerwise-store",
+    out: str | Path | None = None,
     executor: str = "local",
     workers: int | None = None,
     keep: bool = False,
@@ -63,8 +64,9 @@ def study(
     >>> found = study("gutstein", data="glyphs", scale="demo")       # doctest: +SKIP
     >>> found.rows, found.claims, found.report("report.html")        # doctest: +SKIP
 
-    With `dry_run` nothing is trained: the plan and its forecast are in `plan`, and there are no rows. Raises
-    LayerwiseError where an option, the data or the store is not usable.
+    With `out` the report, the rows, the claims and the plan are written there. With `dry_run` nothing is trained: the
+    plan and its forecast are in `plan`, and there are no rows. Raises LayerwiseError where an option, the data or the
+    store is not usable; an interruption (KeyboardInterrupt) says how many runs are stored.
     """
     listener = Quiet() if quiet else Terminal()
     asked = {
@@ -72,11 +74,13 @@ def study(
     }
     module = study_module(name)
     workers = _workers(executor, workers)
+    if out is not None and not dry_run:
+        prepare(Path(out))
     shelf = Store(Path(store))
     opened, place = open_data(data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable)
     request = Request(
-        opened, net, scale, seeds, trials, tuple(shots) if shots else None, steps, source_steps, classes, known, split,
-        hold_out,
+        opened, net, scale, seeds, trials, None if shots is None else tuple(shots), steps, source_steps, classes, known,
+        split, hold_out,
     )  # fmt: skip
     design = module.design(request)
     wanted = module.runs(design)
@@ -92,7 +96,10 @@ def study(
         "provenance": _provenance(command or _call(asked), opened, shelf, executor, workers, wanted),
     }
     claims = () if dry_run else tuple(module.claims(rows))
-    return Study(name, rows, claims, written, tuple(job.failures))
+    found = Study(name, rows, claims, written, tuple(job.failures))
+    if out is not None and not dry_run:
+        found.save(out)
+    return found
 
 
 class _Job:
@@ -125,11 +132,20 @@ class _Job:
         first = made = self.plan()
         first_forecast, stored = self.forecast, self.stored_before
         start = time.perf_counter()
-        for _ in range(ATTEMPTS):
-            self._execute(made)
-            if not self._collect(made):
-                break
-            made = self.plan()
+        try:
+            for _ in range(ATTEMPTS):
+                self._execute(made)
+                if not self._collect(made):
+                    break
+                made = self.plan()
+        except KeyboardInterrupt:
+            stored = sum(self.store.has(key(run)) for run in first.runs)
+            raise KeyboardInterrupt(
+                f"{stored} of {len(first.runs)} runs are stored; the same command does the rest"
+            ) from None
+        lost = [name for run in first.runs if (name := key(run)) not in self.records]
+        if lost and not self.failures:
+            self.failures.append(f"{len(lost)} runs cannot be read back from {self.store.folder}, {lost[0]} among them")
         self.seconds = time.perf_counter() - start
         self.forecast, self.stored_before = first_forecast, stored
         return first

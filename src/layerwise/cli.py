@@ -1,12 +1,15 @@
 """The command line: parse, call, print. It imports torch only once a command needs it."""
 
 import os
+import shutil
+import signal
 import sys
-from enum import Enum
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from layerwise import __version__
 from layerwise.errors import LayerwiseError, StudyError
@@ -25,28 +28,21 @@ app = typer.Typer(
 runs_app = typer.Typer(no_args_is_help=True, help="The finished runs in a store: list, show, verify, clean up.")
 app.add_typer(runs_app, name="runs")
 
-StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of finished runs.")]
+StoreOption = Annotated[
+    Path, typer.Option("--store", metavar="DIR", help="Folder of finished runs.", rich_help_panel="Running")
+]
 STORE = Path("layerwise-store")
+MISTAKEN, INTERRUPTED = 2, 130  # exit codes
+NET_NAMES = ("lenet5", "lenet5relu")  # for completion, without torch; a test holds them to layerwise.nets
+SCALES = {"demo": "minutes", "paper": "the paper's own design"}
+EXECUTORS = {"local": "a process per core", "serial": "this process alone"}
 
 
-class Scale(str, Enum):  # noqa: UP042 (typer reads it)
-    """How much of a paper's design is run."""
-
-    demo = "demo"
-    paper = "paper"
-
-
-class Executor(str, Enum):  # noqa: UP042
-    """Where runs are trained; the results are the same."""
-
-    local = "local"
-    serial = "serial"
-
-
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         typer.echo(f"layerwise {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -66,85 +62,136 @@ def _study_names(incomplete: str) -> list[str]:
 def _data_names(incomplete: str) -> list[str]:
     from layerwise.data import READERS
 
-    return [name for name in READERS if name.startswith(incomplete)]
+    return [name + ":" * reader.takes_path for name, reader in READERS.items() if name.startswith(incomplete)]
 
 
 def _net_names(incomplete: str) -> list[str]:
-    from layerwise.nets import NETS
+    return [name for name in NET_NAMES if name.startswith(incomplete)]
 
-    return [name for name in NETS if name.startswith(incomplete)]
+
+def _scales(incomplete: str) -> list[str]:
+    return [name for name in SCALES if name.startswith(incomplete)]
+
+
+def _executors(incomplete: str) -> list[str]:
+    return [name for name in EXECUTORS if name.startswith(incomplete)]
+
+
+def _whole(text: str) -> int:
+    """The number in an option; typer names the option."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not a whole number") from None
+
+
+def _data(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Data", **option)
+
+
+def _design(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Design", **option)
+
+
+def _running(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Running", **option)
 
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="Which study; see `layerwise studies`.", autocompletion=_study_names)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Which study; see `layerwise studies`.", autocompletion=_study_names)
+    ],
     data: Annotated[
-        str, typer.Option(metavar="DATA", help="Images; see `layerwise data`.", autocompletion=_data_names)
+        str, _data(metavar="DATA", help="Images; see `layerwise data`.", autocompletion=_data_names)
     ] = "glyphs",
-    net: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NET", help="Net; the paper's own by default. See `layerwise nets`.", autocompletion=_net_names
-        ),
-    ] = None,
-    scale: Annotated[Scale, typer.Option(help="demo: minutes. paper: the paper's own design.")] = Scale.demo,
-    seeds: Annotated[
-        int | None, typer.Option(metavar="K", help="Independent class splits, each with its own source net.")
-    ] = None,
-    trials: Annotated[int | None, typer.Option(metavar="K", help="Trials of each source.")] = None,
-    shots: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Training samples per class, such as 1,5,10.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="Training steps of a target.")] = None,
-    source_steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Train sources for just so many steps, whatever their accuracy.")
-    ] = None,
+    resize: Annotated[int | None, _data(metavar="N", parser=_whole, help="Make all images N x N pixels.")] = None,
+    grey: Annotated[bool, _data("--grey", help="Make all images grey.")] = False,
+    skip_unreadable: Annotated[
+        bool, _data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
+    ] = False,
     classes: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Use these classes only, such as 0-4,7,cat.")
-    ] = None,
-    known: Annotated[
-        str | None, typer.Option(metavar="LIST", help="The source's classes; the others are the target's.")
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(metavar="RULE", help="How classes are split: random:SEED, or column:NAME (its two values)."),
+        str | None, _data(metavar="LIST", help="Only these classes, by name or number from 0, such as 0-4,7,cat.")
     ] = None,
     hold_out: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN:VALUES", help="Test on images with these values, such as writer:40-54."),
+        _data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54."),
     ] = None,
-    resize: Annotated[int | None, typer.Option(metavar="N", help="Make all images N x N pixels.")] = None,
-    grey: Annotated[bool, typer.Option("--grey", help="Make all images grey.")] = False,
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
-    ] = False,
+    scale: Annotated[
+        str,
+        _design(
+            metavar="|".join(SCALES), autocompletion=_scales, help="; ".join(f"{k}: {v}" for k, v in SCALES.items())
+        ),
+    ] = "demo",
+    net: Annotated[
+        str | None,
+        _design(metavar="NET", help="See `layerwise nets`.  [default: the paper's own]", autocompletion=_net_names),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        _design(metavar="K", parser=_whole, help="Independent class splits, each with its own source net."),
+    ] = None,
+    trials: Annotated[int | None, _design(metavar="K", parser=_whole, help="Trials of each source.")] = None,
+    shots: Annotated[
+        str | None, _design(metavar="N,N,...", help="Training samples per class of the target, such as 1,5,10.")
+    ] = None,
+    steps: Annotated[int | None, _design(metavar="N", parser=_whole, help="Training steps of each target.")] = None,
+    source_steps: Annotated[
+        int | None,
+        _design(metavar="N", parser=_whole, help="Training steps of each source, whatever its accuracy then."),
+    ] = None,
+    known: Annotated[
+        str | None, _design(metavar="LIST", help="The source's classes; the others are the target's.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        _design(
+            metavar="RULE",
+            help="How classes are split: random:SEED, or column:NAME, whose two values are source and target.",
+        ),
+    ] = None,
     store: StoreOption = STORE,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the report goes.  [default: layerwise-out/NAME]")
+        Path | None, _running(metavar="DIR", help="Where the report goes.  [default: layerwise-out/NAME]")
     ] = None,
-    executor: Annotated[Executor, typer.Option(help="local: a process per core. serial: this one.")] = Executor.local,
+    executor: Annotated[
+        str,
+        _running(
+            metavar="|".join(EXECUTORS),
+            autocompletion=_executors,
+            help="; ".join(f"{k}: {v}" for k, v in EXECUTORS.items()),
+        ),
+    ] = "local",
     workers: Annotated[
-        int | None, typer.Option(metavar="K", help="Processes of the local executor.  [default: cores]")
+        int | None,
+        _running(metavar="K", parser=_whole, help="Processes of the local executor.  [default: one per core]"),
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the weights of every run, not only of sources.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its forecast, and stop.")] = False,
+    keep: Annotated[bool, _running("--keep", help="Keep the weights of every run, not only of sources.")] = False,
+    dry_run: Annotated[bool, _running("--dry-run", help="Print the plan and its forecast, and stop.")] = False,
 ) -> None:
     """Run a study, or what the store lacks of it, and write its report.
 
     Stopped at any moment, the same command does the rest. Try `layerwise study gutstein --dry-run` first.
     """
-    from layerwise import api
+    folder = out or Path("layerwise-out") / name
+    signal.signal(signal.SIGINT, _interrupt_once)
+    try:
+        from layerwise import api
 
-    found = api.study(
-        name, data=data, net=net, scale=scale.value, seeds=seeds, trials=trials, shots=_numbers("--shots", shots),
-        steps=steps, source_steps=source_steps, classes=classes, known=known, split=split, hold_out=hold_out,
-        resize=resize, grey=grey, skip_unreadable=skip_unreadable, store=store, executor=executor.value,
-        workers=workers, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
-    )  # fmt: skip
+        found = api.study(
+            name, data=data, net=net, scale=scale, seeds=seeds, trials=trials, shots=_numbers("--shots", shots),
+            steps=steps, source_steps=source_steps, classes=classes, known=known, split=split, hold_out=hold_out,
+            resize=resize, grey=grey, skip_unreadable=skip_unreadable, store=store, out=folder, executor=executor,
+            workers=workers, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
+        )  # fmt: skip
+    except KeyboardInterrupt as interruption:
+        _complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")
+        raise typer.Exit(INTERRUPTED) from None
     if dry_run:
         return
-    path = found.save(out or Path("layerwise-out") / name)
-    _print_findings(found, path)
+    _print_findings(found, folder / "report.html")
+    for failure in found.failures:
+        _complain("Failed", failure)
     if found.failures:
         raise typer.Exit(1)
 
@@ -196,39 +243,28 @@ def data() -> None:
 
 @runs_app.command("ls")
 def runs_ls(store: StoreOption = STORE) -> None:
-    """List the finished runs."""
+    """List the finished runs: those with weights first, then by task, samples, seed and treatment."""
     from layerwise.store import Damaged
 
-    shelf, rows = _open(store), []
+    shelf, damaged, listed = _open(store), [], []
     for run_key in shelf.keys():  # noqa: SIM118 (not a dict)
         try:
             record = shelf.get(run_key)
         except Damaged as error:
-            rows.append([run_key, f"damaged: {error}", "", "", "", "", ""])
+            damaged.append(f"damaged: {error}")
             continue
         run, result = record.run, record.result
-        kept = "kept" if shelf.has(run_key, weights=True) else ""
-        shots = "all" if run.task.shots is None else str(run.task.shots)
-        accuracy = next(
-            (value for _, split, what, value in reversed(result["curve"]) if (split, what) == ("test", "accuracy")),
-            None,
-        )
-        shown = "" if accuracy is None else f"{accuracy:.1%}"
-        rows.append(
-            [
-                run_key,
-                run.net,
-                str(run.treatment),
-                run.task.name,
-                shots,
-                str(run.seed),
-                shown,
-                f"{result['seconds']:.1f}",
-                kept,
-            ]
-        )
-    _table(["key", "net", "treatment", "task", "shots", "seed", "test", "seconds", "weights"], rows)
-    typer.echo(f"{len(rows)} runs in {store}")
+        kept = shelf.has(run_key, weights=True)
+        about = (run.net, not kept, run.task.name, run.task.shots or 0, run.seed, str(run.treatment))
+        listed.append((about, [
+            run_key, run.net, about[-1], run.task.name, "all" if run.task.shots is None else str(run.task.shots),
+            str(run.seed), _test_accuracy(result), f"{result['seconds']:.1f} s",
+            "kept" if kept else "",
+        ]))  # fmt: skip
+    rows = [row for _, row in sorted(listed)]
+    _table(["key", "net", "treatment", "task", "shots", "seed", "test", "time", "weights"], rows)
+    for line in [*damaged, f"{len(rows) + len(damaged)} runs in {store}"]:
+        typer.echo(line)
 
 
 @runs_app.command("show")
@@ -274,8 +310,6 @@ def runs_gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove what no run needs: half-written runs, damaged ones set aside, locks that nobody holds."""
-    import shutil
-
     found = _open(store).litter()
     for path in found:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {path}")
@@ -287,13 +321,30 @@ def runs_gc(
 def main() -> None:
     """Run a command; a user's mistake is one line and exit code 2, an interruption 130."""
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False) or 0)
     except LayerwiseError as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. Finished runs are stored; the same command does the rest", err=True)
-        sys.exit(130)
+        _complain(type(error).__name__, str(error))
+    except TyperException as error:  # empty where typer has printed the help
+        if message := error.format_message():
+            _complain("UsageError", f"{message} (see `{_help_of(error)}`)")
+    sys.exit(MISTAKEN)
+
+
+def _help_of(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'layerwise'} --help"
+
+
+def _complain(kind: str, message: str) -> None:
+    """One line on standard error, whatever is in the message: names of classes and files may hold line breaks."""
+    shown = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in f"{kind}: {message}")
+    typer.echo(shown, err=True)
+
+
+def _interrupt_once(*_signal: object) -> None:
+    """Answer Ctrl-C, and no second one: workers are being ended, which takes a moment."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _open(store: Path) -> Any:
@@ -313,15 +364,35 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         raise StudyError(f"{option} '{text}' is not a list of whole numbers such as 1,5,10") from None
 
 
+def _test_accuracy(result: dict[str, Any]) -> str:
+    """The last one of a run, in per cent."""
+    measured = [value for _, split, what, value in result["curve"] if (split, what) == ("test", "accuracy")]
+    return f"{measured[-1]:.1%}" if measured else ""
+
+
 def _print_findings(found: Any, path: Path) -> None:
     typer.echo(f"\n{found.answer}\n")
     for number, finding in enumerate(found.findings, 1):
         typer.echo(f"  {number}. {finding}")
+    typer.echo("")
+    _table(["claim", "verdict", "estimate", "interval"], [_claim_row(claim) for claim in found.claims])
     typer.echo(f"\nReport: {path}")
 
 
+def _claim_row(claim: Any) -> list[str]:
+    from layerwise.report.words import number
+
+    estimate = "not measured" if claim.estimate is None else number(claim.estimate)
+    bounds = " to ".join(map(number, claim.interval)) + f" ({claim.level:.0%})" if claim.interval else ""
+    return [claim.id, claim.verdict, estimate, bounds]
+
+
 def _table(heads: list[str], rows: list[list[str]]) -> None:
-    """Columns as wide as they need to be: a table that can be read, cut and grepped."""
-    widths = [max(len(row[k]) if k < len(row) else 0 for row in [heads, *rows]) for k in range(len(heads))]
+    """Columns as wide as they need to be, to be cut and grepped; on a terminal the last one is wrapped to fit."""
+    *widths, _ = (max(map(len, column)) for column in zip(heads, *rows, strict=True))
+    indent = sum(widths) + 2 * len(widths)
+    room = max(20, shutil.get_terminal_size().columns - indent) if sys.stdout.isatty() else sys.maxsize
     for row in [heads, *rows]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
+        first, *more = textwrap.wrap(row[-1], room) or [""]
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=True)]
+        typer.echo("\n".join(["  ".join([*cells, first]).rstrip(), *(" " * indent + line for line in more)]))

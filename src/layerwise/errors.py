@@ -49,5 +49,6 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     nearest = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-    return f"unknown {kind} '{name}'; {hint}(known: {', '.join(names)})"
+    known_names = ", ".join(names)
+    cure = f"did you mean '{nearest[0]}'? (known: {known_names})" if nearest else f"known: {known_names}"
+    return f"unknown {kind} '{name}'; {cure}"

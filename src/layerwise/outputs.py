@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pandas as pd
@@ -74,6 +75,14 @@ class Study:
         return f"<p>{escape(self.answer)}</p><ol>{findings}</ol>{shown.to_html(index=False)}"
 
 
+def prepare(folder: Path) -> None:
+    """Make the folder that `save` will fill: better to learn now that it cannot be written than after hours."""
+    with _clear_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+
+
 def load(folder: str | Path) -> Study:
     """The study that `save` wrote; its claims are made anew from its rows."""
     folder = Path(folder)
@@ -81,8 +90,12 @@ def load(folder: str | Path) -> Study:
         plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         found = row_tables.read(folder)
         name, failures = plan.pop("study"), tuple(plan.pop("failures"))
-    except (OSError, ValueError, KeyError) as error:
-        raise StudyError(f"{folder} does not hold a finished study (rows.parquet, plan.json): {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        wrong = str(error.strerror if isinstance(error, OSError) else error).partition("\n")[0]
+        raise StudyError(
+            f"{folder} does not hold a finished study (its rows.parquet and plan.json: {wrong}); "
+            "pass what --out of a study has filled, or run the study again: what is stored is not trained again"
+        ) from error
     return Study(name, found, tuple(study_module(name).claims(found)), plan, failures)
 
 

@@ -37,7 +37,7 @@ class Terminal(Quiet):
         self.done = 0
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, soft_wrap=True)  # a line stays one line where it is piped
 
     def planned(self, plan: Plan, forecast: Forecast, workers: int) -> None:
         self.say(plan_line(plan, forecast, workers))
@@ -70,9 +70,9 @@ class Terminal(Quiet):
             self.say(f"{self.done}/{len(self.seconds)} runs" + (f", {duration(left)} left" if left else ""))
 
     def close(self) -> None:
-        if self.bar is not None:
+        if self.bar is not None and self.bar.live.is_started:
             self.bar.stop()
-            self.bar = None
+        self.bar = None
 
 
 def plan_line(plan: Plan, forecast: Forecast, workers: int) -> str:

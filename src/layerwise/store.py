@@ -29,6 +29,9 @@ from layerwise.run import Run, from_spec, key, spec
 
 STORE_VERSION = 1
 SUMS = "SHA256SUMS"
+CANNOT_BE_WRITTEN = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,14 @@ class Store:
         return self.folder / "runs" / run_key[:2] / run_key
 
     def has(self, run_key: str, *, weights: bool = False) -> bool:
-        """Is the run finished (and were its weights kept)?"""
-        return (self.path(run_key) / ("weights.safetensors" if weights else SUMS)).exists()
+        """Is the run finished (and were its weights kept)? Whether it is also whole, reading it will tell."""
+        folder = self.path(run_key)
+        return (folder / "weights.safetensors").exists() if weights else folder.is_dir()
 
     def keys(self) -> Iterator[str]:
         """The keys of all finished runs, in alphabetical order."""
         for shelf in sorted((self.folder / "runs").iterdir()):
-            yield from sorted(entry.name for entry in shelf.iterdir() if (entry / SUMS).exists())
+            yield from sorted(entry.name for entry in shelf.iterdir())
 
     def put(self, run: Run, result: dict[str, Any], tensors: dict[str, bytes]) -> None:
         """Store a finished run: its result, and its tensors as files of safetensors bytes by name (may be none)."""
@@ -202,7 +206,7 @@ def _clear_errors(folder: Path) -> Iterator[None]:
                 f"store {folder} is full; free some space or pass another --store. "
                 "Finished runs are safe, and the same command does the rest"
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}:
+        if error.errno in CANNOT_BE_WRITTEN:
             raise StoreError(f"store {folder} cannot be written ({error.strerror}); pass another --store") from error
         raise
 

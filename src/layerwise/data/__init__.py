@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from layerwise.data import folder, glyphs, idx, npz, parquet
+from layerwise.data import folder, idx, npz
 from layerwise.data.dataset import DataSet, intact, load, make, save
 from layerwise.data.pictures import Options, fit
 from layerwise.errors import DataError, unknown
@@ -37,6 +37,8 @@ def read_glyphs(argument: str, options: Options) -> DataSet:
             f"'glyphs:{argument}' is not glyphs:PER_CLASS:SEED, two whole numbers such as glyphs:500:0 "
             "(at most 99999 per class)"
         )
+    from layerwise.data import glyphs  # it imports torch, which takes seconds
+
     images, labels = glyphs.draw(int(numbers[1]), int(numbers[2] or 0))
     name = f"glyphs:{argument}" if argument else "glyphs"
     return make(name, fit(images, options), labels, tuple(glyphs.CHARACTERS))
@@ -51,6 +53,13 @@ def read_digits(argument: str, options: Options) -> DataSet:
     found = load_digits()
     images = np.rint(found.images * (255 / 16)).astype(np.uint8)[:, None]
     return make("digits", fit(images, options), found.target, [str(name) for name in found.target_names])
+
+
+def read_parquet(path: Path, options: Options) -> DataSet:
+    """All rows of parquet files; see `layerwise.data.parquet`."""
+    from layerwise.data import parquet  # pyarrow is slow to import
+
+    return parquet.read(path, options)
 
 
 @dataclass(frozen=True)
@@ -69,10 +78,10 @@ class Reader:
 READERS: dict[str, Reader] = {
     "glyphs": Reader("glyphs:PER_CLASS:SEED", "62 characters drawn from fonts, 500 per class; no files", read_glyphs),
     "digits": Reader("digits", "scikit-learn's 1,797 handwritten digits, 8x8; no files", read_digits),
-    "mnist": Reader("mnist:DIR", "MNIST or a relative: the four classic IDX files, gzipped or not", idx.read),
-    "npz": Reader("npz:FILE", "arrays images and labels, optionally class_names and columns per image", npz.read),
-    "parquet": Reader("parquet:DIR", "parquet files in the Hugging Face layout: image and label", parquet.read),
-    "folder": Reader("folder:DIR", "a folder of pictures per class, or train/ val/ test/ of such folders", folder.read),
+    "mnist": Reader("mnist:DIR", "MNIST or a relative: its four IDX files, gzipped or not", idx.read),
+    "npz": Reader("npz:FILE", "arrays images, labels; optionally class_names and columns", npz.read),
+    "parquet": Reader("parquet:DIR", "parquet files in the Hugging Face layout: image and label", read_parquet),
+    "folder": Reader("folder:DIR", "a folder of pictures per class, or train/ val/ test/ of them", folder.read),
 }
 
 
@@ -101,8 +110,12 @@ def existing(argument: str, name: str, reader: Reader) -> Path:
     """The path in a locator; it must be there."""
     if not argument:
         raise DataError(f"data '{name}' needs a path: write {reader.form}")
-    path = Path(argument).expanduser()
-    if not path.exists():
+    try:
+        path = Path(argument).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, nobody's home, a null byte
+        raise DataError(f"'{argument}' is no path ({error}); {reader.form} needs an existing one") from error
+    if not there:
         raise DataError(f"{path} does not exist; {reader.form} needs an existing path")
     if reader.form.endswith(":FILE") and not path.is_file():
         raise DataError(f"{path} is a folder; {reader.form} needs a file")
@@ -136,6 +149,12 @@ def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    seen: set[tuple[int, int]] = set()  # a link may lead back to where we come from
     for inner, folders, names in os.walk(path, followlinks=True):
+        state = os.stat(inner)
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield Path(inner), [name for name in names if not name.startswith(".")]

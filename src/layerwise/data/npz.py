@@ -1,6 +1,6 @@
 """One npz file: `images`, `labels`, optionally `class_names`, and a column for every other value per image.
 
-    np.savez("mine.npz", images=images, labels=labels, writer=writer)   # then: npz:mine.npz
+np.savez("mine.npz", images=images, labels=labels, writer=writer)   # then: npz:mine.npz
 """
 
 import zipfile

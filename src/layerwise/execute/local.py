@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 
@@ -128,7 +129,7 @@ def _hire(setting: Setting) -> _Hand:
     context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(setting, theirs), daemon=True)
-    with _hidden_main():
+    with _hidden_main(), _deaf_to_interrupts():
         process.start()
     theirs.close()
     return _Hand(process, ours)
@@ -138,6 +139,17 @@ def _dismiss(hand: _Hand) -> None:
     hand.process.kill()
     hand.process.join()
     hand.pipe.close()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Have the fork server, and so the workers, never hear Ctrl-C: that is the parent's to answer."""
+    resource_tracker.ensure_running()  # it would unblock the signal half-way
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -157,7 +169,6 @@ def _hidden_main() -> Iterator[None]:
 
 def _work(setting: Setting, pipe: Connection) -> None:
     """The life of a worker: take a run, do it, say how it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         worker = Worker(setting)

@@ -93,6 +93,8 @@ def design(request: Request) -> Design:
         notes.append(
             f"source: trained for {fixed:,} steps, fixed beforehand; nothing was chosen by looking at accuracy"
         )
+    if request.known and scale.seeds > 1:
+        notes.append("class split: one, given by --known; the seeds differ in sources and samples, not in classes")
     notes.append(f"targets: trained for {scale.steps:,} steps, whatever n (the paper does not say how long it trained)")
     net = request.net or "lenet5"
     return Design(

@@ -183,21 +183,19 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
     layers = pick(rows, quantity="parameters")["layer"].tolist()
     top, few, many = grids.top, grids.shots[0], grids.shots[-1]
     by = {claim.id: claim for claim in made}
-    clusters = grids.accuracy.index.get_level_values("seed").nunique()
-    basis = (
-        f"{clusters} class splits, each with its own source net" if clusters > 1 else "one class split and source net"
-    )
 
-    def told(n: int, shots: int) -> str:
+    def told(n: int) -> str:
+        return ", and ".join(at(n, shots) for shots in dict.fromkeys((few, many)))
+
+    def at(n: int, shots: int) -> str:
         here, scratch = (f"{_mean(grids.accuracy[shots][k]):.1%}".replace("%", " %") for k in (n, 0))
         effect = _effect(grids.gain(n)[shots])
         return f"{effect} with {_samples(shots)} per class ({here} test accuracy, {scratch} from scratch)"
 
     answer = (
-        f"Copying and freezing the bottom {top - 1} levels ({layers[0]} to {layers[top - 2]}) {told(top - 1, few)}, "
-        f"and {told(top - 1, many)}. Keeping {layers[top - 1]} as well, so that only the last level learns, "
-        f"{told(top, few)}, and {told(top, many)}. These are means over {basis}; helps and hurts mean that the 95 % "
-        f"interval of the paired difference leaves out zero."
+        f"Copying and freezing the bottom {top - 1} levels ({layers[0]} to {layers[top - 2]}) {told(top - 1)}. "
+        f"Keeping {layers[top - 1]} as well, so that only the last level learns, {told(top)}. These are means over "
+        f"{_basis(rows)}; helps and hurts mean that the 95 % interval of the paired difference leaves out zero."
     )
     return answer, (
         _said(by["G2"], "With 1 and 5 samples per class, keeping levels changes test accuracy by {} points on average"),
@@ -207,6 +205,15 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
             "With only the last level learning, more than 10 samples per class bring {} points of test accuracy",
         ),
     )
+
+
+def _basis(rows: pd.DataFrame) -> str:
+    """What the numbers are means over."""
+    targets = rows[rows["trial"].notna()]
+    sources, splits = targets["seed"].nunique(), targets["target_task"].nunique()
+    if sources == 1:
+        return "the trials of one class split and source net"
+    return f"{sources} class splits, each with its own source net" if splits > 1 else f"{sources} sources of one split"
 
 
 def _mean(values: "pd.Series[float]") -> float:

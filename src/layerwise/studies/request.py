@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from layerwise.data.dataset import DataSet
-from layerwise.errors import StudyError, unknown
-from layerwise.tasks import TRAIN, Parts, choose_classes, part, split_classes
+from layerwise.errors import DataError, StudyError, unknown
+from layerwise.tasks import TEST, TRAIN, Parts, choose_classes, part, split_classes
 
 GROUP_COLUMNS = ("writer", "group")  # columns whose values are kept on one side without being asked
 FORMS = "--split is random:SEED or column:NAME"
@@ -47,28 +47,36 @@ def scaled(request: Request, scales: Mapping[str, Any]) -> Any:
     """The scale's sizes, with what the request says instead."""
     if request.scale not in scales:
         raise StudyError(unknown("scale", request.scale, scales))
-    asked = {name: getattr(request, name) for name in ("seeds", "trials", "shots", "steps")}
+    names = ("seeds", "trials", "shots", "steps", "source_steps")
+    asked = {name: value for name in names if (value := getattr(request, name)) is not None}
     for name, value in asked.items():
-        if value is not None and min(value if isinstance(value, tuple) else (value,), default=0) < 1:
-            raise StudyError(f"--{name} {value} is not possible; the least is 1")
-    if len(set(request.shots or ())) != len(request.shots or ()):
-        raise StudyError(f"--shots {','.join(map(str, request.shots or ()))} names a number twice")
-    return replace(scales[request.scale], **{name: value for name, value in asked.items() if value is not None})
+        numbers = value if isinstance(value, tuple) else (value,)
+        shown = f"--{name.replace('_', '-')} {','.join(map(str, numbers)) or 'of no numbers'}"
+        if min(numbers, default=0) < 1:
+            raise StudyError(f"{shown} is not possible; the least is 1")
+        if len(set(numbers)) < len(numbers):
+            raise StudyError(f"{shown} names a number twice; name each once")
+    asked.pop("source_steps", None)  # what the source has at most is the scale's; fixed steps are the request's
+    return replace(scales[request.scale], **asked)
 
 
 def fit_parts(request: Request, test: int, largest_shots: int) -> tuple[Parts, list[str]]:
     """How the data's images are parted for about so many test images a class, and what was fitted to do it.
 
-    Published parts are kept. A `writer` or `group` column keeps each of its values on one side: the first so many train
-    as the largest training set needs, the others test. Else images are drawn, and where a class has few, at most a
-    quarter of them test.
+    Published parts are kept; where there is no test part, the validation part is it. A `writer` or `group` column keeps
+    each of its values on one side: the first so many train as the largest training set needs, the others test. Else
+    images are drawn, and where a class has few, at most a quarter of them test.
     """
     data = request.data
     if request.hold_out is not None:
         column, values = _held_out(request.hold_out, data)
         return Parts(column, test, values), [f"test images: {column} {request.hold_out.partition(':')[2]}"]
-    if "split" in data.columns:
+    published = set(np.unique(data.columns.get("split", ())).tolist())
+    if "test" in published:
         return Parts("published", test), [f"test images: at most {test} a class of the data's own test part"]
+    if "validation" in published:
+        note = f"test images: at most {test} a class of the data's validation part; a test part it has not"
+        return Parts("split", test, ("validation",)), [note]
     for column in GROUP_COLUMNS:
         if column in data.columns and (held := _spare_groups(data, column, largest_shots)):
             kept = f"{column} {held[0]} to {held[-1]} are tested on, so that every test {column} is unseen"
@@ -80,10 +88,21 @@ def fit_parts(request: Request, test: int, largest_shots: int) -> tuple[Parts, l
 
 
 def available(request: Request, parts: Parts) -> int:
-    """Training images of the smallest of the classes in question."""
-    data = request.data
-    train = part(parts, data.labels, data.columns) == TRAIN
-    return int(np.bincount(data.labels[train], minlength=len(data.class_names))[_chosen(request)].min())
+    """Training images of the smallest of the classes in question; DataError where one has none, or none to test."""
+    data, chosen = request.data, _chosen(request)
+    found = part(parts, data.labels, data.columns)
+    for which, purpose in ((TRAIN, "train"), (TEST, "test")):
+        counts = np.bincount(data.labels[found == which], minlength=len(data.class_names))[chosen]
+        if counts.min() == 0:
+            first = chosen[int(counts.argmin())]
+            images = int(np.sum(data.labels == first))
+            held = f" beside --hold-out {request.hold_out}" if request.hold_out else ""
+            raise DataError(
+                f"class '{data.class_names[first]}' ({images} in all) has no image to {purpose} on"
+                f"{held}, as have {int(np.sum(counts == 0))} of {len(chosen)} classes; add some, or choose others "
+                "with --classes"
+            )
+    return int(np.bincount(data.labels[found == TRAIN], minlength=len(data.class_names))[chosen].min())
 
 
 def sides(request: Request, name: str, seed: int, most: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -95,16 +114,27 @@ def sides(request: Request, name: str, seed: int, most: int) -> tuple[tuple[int,
             raise StudyError("--known fixes the source's classes and --split draws them; pass one of them")
         known = choose_classes(request.known, data.class_names)
         others = tuple(c for c in chosen if c not in known)
+        if strange := [data.class_names[c] for c in known if c not in chosen]:
+            raise StudyError(
+                f"--known {request.known} has class '{strange[0]}', which --classes {request.classes} leaves out; "
+                "name it in both"
+            )
         if len(others) < 2 or len(known) < 2:
-            raise StudyError(f"--known {request.known} leaves {len(others)} classes to the target; both sides need 2")
+            raise StudyError(
+                f"--known {request.known} gives the source {len(known)} classes and the target {len(others)}; "
+                "both need 2"
+            )
         return known, others[:most]
     if form == "column":
         if value not in data.class_columns:
             have = ", ".join(sorted(data.class_columns)) or "none"
-            raise StudyError(f"--split column:{value}: the classes have no such column (they have: {have})")
-        return split_classes(chosen, name, data.digest, seed, most=most, kinds=data.class_columns[value])
+            raise StudyError(f"--split {request.split}: the classes have no column '{value}' (they have: {have})")
+        known, others = split_classes(chosen, name, data.digest, seed, most=most, kinds=data.class_columns[value])
+        if len(known) < 2:
+            raise StudyError(f"--split {request.split} gives each side {len(known)} class of these; both need 2")
+        return known, others
     if form != "random" or not re.fullmatch("[0-9]{1,9}", value):
-        raise StudyError(f"--split {request.split} is not understood; {FORMS}")
+        raise StudyError(f"--split '{request.split}' is not understood; {FORMS}")
     if len(chosen) < 4:
         raise StudyError(f"{len(chosen)} classes cannot be split into source and target; at least 4 are needed")
     return split_classes(chosen, name, data.digest, int(value), seed, most=most)
@@ -117,12 +147,22 @@ def _chosen(request: Request) -> list[int]:
 
 
 def _held_out(text: str, data: DataSet) -> tuple[str, tuple[str, ...]]:
+    """The column and its values that a text such as `writer:40-54` means; a range goes by the values there are."""
     column, _, values = text.partition(":")
     if column not in data.columns or not values:
         have = ", ".join(sorted(data.columns)) or "none"
-        raise StudyError(f"--hold-out {text} is not COLUMN:VALUES of the data, such as writer:40-54 (columns: {have})")
+        raise StudyError(
+            f"--hold-out '{text}' is not COLUMN:VALUES of the data, such as writer:40-54 (columns: {have})"
+        )
     known = sorted({str(value) for value in data.columns[column].tolist()}, key=_natural)
-    return column, tuple(known[position] for position in choose_classes(values, known))
+    found: set[str] = set()
+    for item in values.split(","):
+        ends = [item] if item in known else re.split(r"(?<=.)-(?=.)", item, maxsplit=1)
+        if strange := [end for end in ends if end not in known]:
+            there = f"{known[0]} to {known[-1]}" if len(known) > 8 else ", ".join(known)
+            raise StudyError(f"--hold-out '{text}': no image has {column} '{strange[0]}' (there are {there})")
+        found.update(known[known.index(ends[0]) : known.index(ends[-1]) + 1])
+    return column, tuple(value for value in known if value in found)
 
 
 def _spare_groups(data: DataSet, column: str, shots: int) -> list[Any]:
