@@ -15,22 +15,44 @@ from layerwise.layers import Layer
 from layerwise.randomness import seed
 from layerwise.run import Run
 
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
 
 def seed_dropout(net: nn.Module, found: Sequence[Layer], run: Run, stage: int) -> None:
     """Give each dropout module of the net (elementwise or by channel) the generator of its layer and stage."""
+    for name, draw in dropout_draws(net, found, run, stage).items():
+        module = net.get_submodule(name)
+        module.forward = partial(_drop, module, draw)  # type: ignore[arg-type]
+
+
+def dropout_draws(net: nn.Module, found: Sequence[Layer], run: Run, stage: int) -> dict[str, torch.Generator]:
+    """The generator of each dropout module, by the module's name."""
+    draws: dict[str, torch.Generator] = {}
     for layer in found:
-        modules = [module for name in layer.modules for module in net.get_submodule(name).modules()]
-        for position, module in enumerate(modules):
-            if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+        inside = [
+            f"{name}.{inner}" if inner else name
+            for name in layer.modules
+            for inner, _ in net.get_submodule(name).named_modules()
+        ]
+        for position, name in enumerate(inside):
+            if isinstance(net.get_submodule(name), DROPOUTS):
                 purpose = ("dropout", run.seed, run.task.stream, layer.name, position, run.draw, stage)
-                forward = partial(_drop, module, torch.Generator().manual_seed(seed(*purpose)))
-                module.forward = forward  # type: ignore[method-assign]
+                draws[name] = torch.Generator().manual_seed(seed(*purpose))
+    return draws
+
+
+def draw_mask(
+    module: nn.modules.dropout._DropoutNd, draw: torch.Generator | None, shape: Sequence[int], dtype: torch.dtype
+) -> Tensor:
+    """What the module multiplies its input of this shape by: 0, or 1 / (1 - rate); without a generator, 1."""
+    size = tuple(shape) if isinstance(module, nn.Dropout) else (*shape[:2], *(1 for _ in shape[2:]))
+    if draw is None:
+        return torch.ones(size, dtype=dtype)
+    keep = torch.rand(size, generator=draw, dtype=torch.float64).ge(module.p).to(dtype)
+    return keep / (1 - module.p) if module.p < 1 else keep * 0
 
 
 def _drop(module: nn.modules.dropout._DropoutNd, draw: torch.Generator, x: Tensor) -> Tensor:
-    rate = module.p
-    if not module.training or rate == 0:
+    if not module.training or module.p == 0:
         return x
-    shape = x.shape if isinstance(module, nn.Dropout) else x.shape[:2] + (1,) * (x.dim() - 2)
-    keep = torch.rand(shape, generator=draw, dtype=torch.float64).ge(rate).to(x.device, x.dtype)
-    return x * keep / (1 - rate) if rate < 1 else x * 0
+    return x * draw_mask(module, draw, x.shape, x.dtype).to(x.device)

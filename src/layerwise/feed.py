@@ -20,7 +20,7 @@ from layerwise.tasks import Task, codes, examples
 class Part:
     """Images of one part of a task, with their classes."""
 
-    images: Float[Tensor, "examples channels height width"]
+    images: Float[Tensor, "examples ..."]  # (channels, height, width), or what frozen layers make of it
     classes: Int[Tensor, " examples"]  # positions in the task's classes
 
 

@@ -8,12 +8,12 @@ norm and dropout included, runs in eval mode.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from layerwise.dropout import seed_dropout
 from layerwise.errors import Diverged, LayersError
@@ -75,32 +75,32 @@ def train(run: Run, feed: Feed, source: Trained | None = None) -> Trained:
 
 def _train_stage(run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed, before: int) -> list[Point]:
     recipe, trained, part = run.recipes[stage], run.treatment.trained[stage], feed.parts["train"]
-    optimiser = _optimiser(net, found, trained, recipe)
+    optimiser = build_optimiser(dict(net.named_parameters()), found, trained, recipe)
     seed_dropout(net, found, run, stage)
     order = batches(run, stage, len(part.classes))
     curve: list[Point] = []
     if recipe.evaluates_after(0):
-        curve += _finite(run, evaluate(net, feed, before, _looked_at(feed, recipe, 0)))
+        curve += finite(run, evaluate(net, feed, before, looked_at(feed, recipe, 0)))
     set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
     for step in range(recipe.steps):
         batch = next(order)
         loss = feed.loss(net(part.images[batch]), part.classes[batch])
-        _finite(run, [Point(before + step, "train", "loss", loss.item())])
+        finite(run, [Point(before + step, "train", "loss", loss.item())])
         if optimiser:
-            _set_rates(optimiser, recipe.rate_at(step))
+            set_rates(optimiser, recipe.rate_at(step))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         if recipe.evaluates_after(step + 1):
-            curve += _finite(run, evaluate(net, feed, before + step + 1, _looked_at(feed, recipe, step + 1)))
+            curve += finite(run, evaluate(net, feed, before + step + 1, looked_at(feed, recipe, step + 1)))
             set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
-            if recipe.stop_at is not None and _accuracy(curve) >= recipe.stop_at:
+            if recipe.stop_at is not None and newest_accuracy(curve) >= recipe.stop_at:
                 break
     return curve
 
 
-def _optimiser(
-    net: nn.Module, found: Sequence[Layer], trained: Sequence[bool], recipe: Recipe
+def build_optimiser(
+    weights: Mapping[str, Tensor], found: Sequence[Layer], trained: Sequence[bool], recipe: Recipe
 ) -> torch.optim.Optimizer | None:
     """An optimiser that holds the trained layers only, a group for each; nothing where no layer is trained."""
     if recipe.layer_rates and len(recipe.layer_rates) != len(found):
@@ -110,7 +110,7 @@ def _optimiser(
         )
     groups = []
     for k, (layer, on) in enumerate(zip(found, trained, strict=True)):
-        parameters = [net.get_parameter(name).requires_grad_(on) for name in layer.parameters]
+        parameters = [weights[name].requires_grad_(on) for name in layer.parameters if name in weights]
         rate = recipe.layer_rates[k] if recipe.layer_rates else 1.0
         if on and parameters:
             groups.append({"params": parameters, "multiplier": rate})
@@ -127,7 +127,8 @@ def _optimiser(
     )
 
 
-def _set_rates(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_rates(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the step's learning rate, times each layer's multiplier."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["multiplier"]
 
@@ -146,13 +147,13 @@ def evaluate(net: nn.Module, feed: Feed, step: int, splits: Sequence[str]) -> li
     return curve
 
 
-def _looked_at(feed: Feed, recipe: Recipe, step: int) -> list[str]:
+def looked_at(feed: Feed, recipe: Recipe, step: int) -> list[str]:
     """The training samples are looked at in the end, and on the way only by a recipe that stops on their accuracy."""
     everything = recipe.stop_at is not None or step == recipe.steps
     return [split for split in feed.parts if everything or split != "train"]
 
 
-def _finite(run: Run, points: list[Point]) -> list[Point]:
+def finite(run: Run, points: list[Point]) -> list[Point]:
     """These points; raises Diverged at the first that is no number."""
     for point in points:
         if not math.isfinite(point.value):
@@ -161,6 +162,6 @@ def _finite(run: Run, points: list[Point]) -> list[Point]:
     return points
 
 
-def _accuracy(curve: Sequence[Point]) -> float:
+def newest_accuracy(curve: Sequence[Point]) -> float:
     """The newest accuracy on the training samples themselves."""
     return next(p.value for p in reversed(curve) if (p.split, p.quantity) == ("train", "accuracy"))

@@ -1,0 +1,89 @@
+"""Modules whose mode is a value: batch norm and dropout that a fleet can run, each member in its own mode.
+
+Under `vmap` a module cannot be in train mode for one member and in eval mode for another, nor update statistics in
+place. Here the mode is a tensor, the statistics that a step leaves are returned, and dropout masks are given.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from layerwise.dropout import DROPOUTS
+
+
+class BatchNorm(nn.Module):
+    """Batch norm in train mode where `mode` is 1, in eval mode where it is 0; `left` is what a step leaves.
+
+    Equals `nn.BatchNorm1d`, `2d` and `3d`, whose parameters and buffers it takes over by name.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mode: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__()
+        self.eps, self.momentum = norm.eps, norm.momentum
+        for name, parameter in norm.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        self.register_buffer("mode", torch.tensor(False), persistent=False)
+        self.affine, self.tracks = norm.affine, norm.track_running_stats
+        self.left: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        others = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        mean, var = x.mean(others), x.var(others, correction=0)
+        if self.tracks:
+            self._leave(mean, var, x.numel() // x.shape[1])
+            mean = torch.where(self.mode, mean, self.running_mean)
+            var = torch.where(self.mode, var, self.running_var)
+        y = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + self.eps)
+        return y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y
+
+    def _leave(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """The running statistics after this step, for members in train mode; the others keep theirs."""
+        seen = self.num_batches_tracked + 1
+        share = self.momentum if self.momentum is not None else 1 / seen.to(mean.dtype)
+        unbiased = var.detach() * (count / max(count - 1, 1))
+        step = {
+            "running_mean": self.running_mean + share * (mean.detach() - self.running_mean),
+            "running_var": self.running_var + share * (unbiased - self.running_var),
+            "num_batches_tracked": seen,
+        }
+        self.left = {name: torch.where(self.mode, new, getattr(self, name)) for name, new in step.items()}
+
+
+class Dropout(nn.Module):
+    """Dropout by a given mask, already scaled; `shape` is that of the mask for a batch, once one has passed."""
+
+    mask: Tensor
+
+    def __init__(self, dropout: nn.modules.dropout._DropoutNd) -> None:
+        super().__init__()
+        self.original = dropout
+        self.register_buffer("mask", torch.tensor(1.0), persistent=False)
+        self.shape: tuple[int, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shape = tuple(x.shape)
+        return x * self.mask
+
+
+def adapt(net: nn.Module) -> nn.Module:
+    """The net with its batch norms and dropouts replaced, in place."""
+    for name, module in list(net.named_modules()):
+        changed: nn.Module | None = None
+        if isinstance(module, _BatchNorm):
+            changed = BatchNorm(module)
+        elif isinstance(module, DROPOUTS):
+            changed = Dropout(module)
+        if changed is not None:
+            parent, _, last = name.rpartition(".")
+            setattr(net.get_submodule(parent), last, changed)
+    return net

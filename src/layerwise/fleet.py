@@ -1,0 +1,243 @@
+"""Fleet: many runs of equal shapes and recipe trained as one batched computation, whatever their treatments.
+
+Every parameter becomes a stack with a leading axis of members; one forward pass, mapped over that axis, is the forward
+pass of all. Losses are summed before the backward pass, so that each member's gradient is its own. Members keep their
+own initial weights, data order, dropout masks and batch-norm modes: in float64 the result is that of
+`layerwise.train.train` to 1e-10. A member that diverges changes nothing in the others.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+from layerwise.batched import BatchNorm, Dropout, adapt
+from layerwise.dropout import draw_mask, dropout_draws
+from layerwise.errors import Diverged
+from layerwise.feed import Feed, batches
+from layerwise.layers import Layer, fit, layers
+from layerwise.nets import build
+from layerwise.prefix import beyond, frozen_depth, split
+from layerwise.run import Recipe, Run
+from layerwise.start import State, begin
+from layerwise.train import (
+    Point,
+    Trained,
+    build_optimiser,
+    evaluate,
+    finite,
+    looked_at,
+    newest_accuracy,
+    set_rates,
+)
+
+
+@dataclass
+class _Member:
+    """One run on its way through the stages."""
+
+    run: Run
+    feed: Feed
+    source: Trained | None
+    previous: State
+    initial: State = field(default_factory=dict)
+    curve: list[Point] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    lost: Diverged | None = None
+
+    def result(self) -> Trained | Diverged:
+        return self.lost or Trained(self.initial, self.previous, tuple(self.curve), tuple(self.steps))
+
+
+def train_fleet(
+    runs: Sequence[Run], feeds: Sequence[Feed], sources: Sequence[Trained | None]
+) -> list[Trained | Diverged]:
+    """Train runs of one net, one shape and equal recipes together; gives each one's result, or why it has none.
+
+    Raises LayersError where a treatment or the recipe does not fit the net.
+    """
+    alike = {(r.net, r.recipes, r.task.outputs, f.is_bits, f.shape) for r, f in zip(runs, feeds, strict=True)}
+    if len(alike) != 1:
+        raise ValueError("the runs of a fleet have one net, one shape and equal recipes")
+    members = [
+        _Member(run, feed, source, source.weights if source else {})
+        for run, feed, source in zip(runs, feeds, sources, strict=True)
+    ]
+    net = build(runs[0].net, feeds[0].shape, runs[0].task.outputs, seed=0).to(feeds[0].codes.dtype)
+    found = layers(net, feeds[0].parts["train"].images[:1])
+    for run in runs:
+        fit(run.treatment, run.net, found)
+    for stage in range(len(runs[0].recipes)):
+        if going := [member for member in members if member.lost is None]:
+            _Stage(going, stage, net, found).train()
+    return [member.result() for member in members]
+
+
+class _Stage:
+    """One stage of all members at once: their stacked weights, and the rest of the net that they train."""
+
+    def __init__(self, members: Sequence[_Member], stage: int, net: nn.Module, found: Sequence[Layer]) -> None:
+        self.members, self.stage, self.net, self.found = members, stage, net, found
+        self.recipe: Recipe = members[0].run.recipes[stage]
+        self.states = [self._begin(member) for member in members]
+        depth = min(frozen_depth(member.run, stage) for member in members)
+        self.depth, first, self.rest = split(net, found, depth)
+        self.feeds = self._feeds(first)
+        self.body = adapt(copy.deepcopy(self.rest))
+        names = dict(self.rest.state_dict(keep_vars=True))
+        self.stack = {name: torch.stack([state[name] for state in self.states]) for name in names}
+        self.weights = {name: self.stack.pop(name) for name, _ in self.rest.named_parameters()}
+        self.trained = torch.tensor([member.run.treatment.trained[stage] for member in members])  # (members, layers)
+        self.layer_of = self._layers()
+        self.active = torch.ones(len(members), dtype=torch.bool)
+        self.before = sum(recipe.steps for recipe in members[0].run.recipes[:stage])
+
+    def _layers(self) -> dict[str, int]:
+        """The position of the layer that each weight, and each module of the body, belongs to."""
+        found = {name: k for k, layer in enumerate(self.found) for name in layer.parameters + layer.buffers}
+        for k, layer in enumerate(self.found):
+            for name in layer.modules:
+                found.update({n: k for n, _ in self.body.named_modules() if n == name or n.startswith(f"{name}.")})
+        return found
+
+    def _begin(self, member: _Member) -> State:
+        rewound = member.source.initial if member.source else None
+        state = begin(member.run, self.stage, self.found, member.feed.shape, member.previous or None, rewound)
+        member.initial = member.initial or state
+        return state
+
+    def _feeds(self, first: nn.Module) -> list[Feed]:
+        """What each member's rest is fed with; members with equal frozen layers and data share it."""
+        if self.depth == 0:
+            return [member.feed for member in self.members]
+        names = [n for layer in self.found[: self.depth] for n in layer.parameters + layer.buffers]
+        shared: dict[object, Feed] = {}
+        feeds = []
+        for member, state in zip(self.members, self.states, strict=True):
+            same = (id(member.feed), *(state[name].numpy().tobytes() for name in names if name in state))
+            if same not in shared:
+                self.net.load_state_dict(state)
+                shared[same] = beyond(first, member.feed)
+            feeds.append(shared[same])
+        return feeds
+
+    def train(self) -> None:
+        """Take the stage's steps; leaves its results in the members."""
+        train_any = self.trained.any(0).tolist()
+        optimiser = build_optimiser(self.weights, self.found, train_any, self.recipe)
+        orders = [
+            batches(member.run, self.stage, len(feed.parts["train"].classes))
+            for member, feed in zip(self.members, self.feeds, strict=True)
+        ]
+        draws = [dropout_draws(self.net, self.found, member.run, self.stage) for member in self.members]
+        if self.recipe.evaluates_after(0):
+            self._evaluate(0)
+        for step in range(self.recipe.steps):
+            images, classes = self._batch(orders)
+            self._set_modes()
+            self._draw_masks(draws, images)
+            losses, left = self._losses(images, classes)
+            self._drop_diverged(losses, step)
+            if optimiser:
+                self._update(optimiser, losses, step)
+            self.stack.update(left)
+            if self.recipe.evaluates_after(step + 1):
+                self._evaluate(step + 1)
+            if not self.active.any():
+                break
+        for index, member in enumerate(self.members):
+            member.previous = {**self.states[index], **self._slice(index)}
+            if len(member.steps) == self.stage:
+                member.steps.append(self.recipe.steps)
+
+    def _batch(self, orders: Sequence[Iterator[Tensor]]) -> tuple[Tensor, Tensor]:
+        """Each member's next batch: images (members, batch, ...) and classes (members, batch)."""
+        parts = [feed.parts["train"] for feed in self.feeds]
+        chosen = [next(order) for order in orders]
+        images = torch.stack([part.images[batch] for part, batch in zip(parts, chosen, strict=True)])
+        classes = torch.stack([part.classes[batch] for part, batch in zip(parts, chosen, strict=True)])
+        return images, classes
+
+    def _losses(self, images: Tensor, classes: Tensor) -> tuple[Tensor, State]:
+        """Each member's loss, and the buffers that the forward pass leaves."""
+        outputs, left = vmap(self._forward)(self.weights, self.stack, images)  # outputs: (members, batch, outputs)
+        if not self.feeds[0].is_bits:
+            single = F.cross_entropy(outputs.flatten(0, 1), classes.flatten(), reduction="none")
+            return single.view(classes.shape).mean(1), left
+        aims = torch.stack([feed.codes[own] for feed, own in zip(self.feeds, classes, strict=True)])
+        return (outputs - aims).square().mean((1, 2)), left
+
+    def _forward(self, weights: State, others: State, images: Tensor) -> tuple[Tensor, State]:
+        outputs = functional_call(self.body, {**weights, **others}, (images,))
+        norms = ((name, module) for name, module in self.body.named_modules() if isinstance(module, BatchNorm))
+        return outputs, {f"{name}.{buffer}": new for name, norm in norms for buffer, new in norm.left.items()}
+
+    def _update(self, optimiser: torch.optim.Optimizer, losses: Tensor, step: int) -> None:
+        """One step of the optimiser on all stacks; what is frozen for a member is put back as it was."""
+        kept = {name: self.weights[name].detach().clone() for name in self._partly_frozen()}
+        set_rates(optimiser, self.recipe.rate_at(step))
+        optimiser.zero_grad()
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        with torch.no_grad():
+            for name, before in kept.items():
+                on = self._on(name).view(-1, *[1] * (before.dim() - 1))
+                self.weights[name].copy_(torch.where(on, self.weights[name], before))
+
+    def _partly_frozen(self) -> list[str]:
+        """Weights that are trained for some members and not for all."""
+        return [name for name, weight in self.weights.items() if weight.requires_grad and not self._on(name).all()]
+
+    def _on(self, name: str) -> Tensor:
+        """For which members the weight or module of this name is trained now."""
+        return self.trained[:, self.layer_of[name]] & self.active
+
+    def _set_modes(self) -> None:
+        for name, module in self.body.named_modules():
+            if isinstance(module, BatchNorm):
+                self.stack[f"{name}.mode"] = self._on(name)
+
+    def _draw_masks(self, draws: Sequence[Mapping[str, torch.Generator]], images: Tensor) -> None:
+        dropouts = [(name, module) for name, module in self.body.named_modules() if isinstance(module, Dropout)]
+        if dropouts and not dropouts[0][1].shape:
+            with torch.no_grad():  # once, to learn the masks' shapes
+                vmap(self._forward)(self.weights, self.stack, images)
+        for name, module in dropouts:
+            on = self._on(name) | self.recipe.frozen_dropout
+            drawn = [member[name] if is_on else None for member, is_on in zip(draws, on.tolist(), strict=True)]
+            masks = [draw_mask(module.original, draw, module.shape, images.dtype) for draw in drawn]
+            self.stack[f"{name}.mask"] = torch.stack(masks)
+
+    def _drop_diverged(self, losses: Tensor, step: int) -> None:
+        for index in (~losses.isfinite() & self.active).nonzero().flatten().tolist():
+            self._check(index, [Point(self.before + step, "train", "loss", losses[index].item())])
+
+    def _check(self, index: int, points: list[Point]) -> list[Point]:
+        """These points; a member whose points are no numbers is lost."""
+        try:
+            return finite(self.members[index].run, points)
+        except Diverged as error:
+            self.members[index].lost = error
+            self.active[index] = False
+            return []
+
+    def _evaluate(self, step: int) -> None:
+        """A point of the learning curve of each member that is still at work."""
+        for index in self.active.nonzero().flatten().tolist():
+            member, feed = self.members[index], self.feeds[index]
+            self.rest.load_state_dict(self._slice(index))
+            seen = looked_at(feed, self.recipe, step)
+            member.curve += self._check(index, evaluate(self.rest, feed, self.before + step, seen))
+            stop = self.recipe.stop_at
+            if stop is not None and step and self.active[index] and newest_accuracy(member.curve) >= stop:
+                self.active[index] = False
+                member.steps.append(step)
+
+    def _slice(self, index: int) -> State:
+        """One member's state of the rest of the net."""
+        named = {**self.weights, **self.stack}
+        return {name: named[name][index].detach().clone() for name in self.rest.state_dict()}

@@ -1,0 +1,168 @@
+"""The fleet is the reference trainer, many times at once: to 1e-10 in float64, for every letter."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from layerwise.data.dataset import DataSet
+from layerwise.errors import Diverged
+from layerwise.feed import feed
+from layerwise.fleet import train_fleet
+from layerwise.nets import NETS, Architecture
+from layerwise.run import Recipe, Run
+from layerwise.tasks import Parts, Task
+from layerwise.train import Trained, train
+from layerwise.treatment import Treatment
+
+
+def normed(channels: int, size: int, outputs: int) -> nn.Module:
+    """Four layers with batch norm, dropout of both kinds, and a residual sum."""
+    return nn.Sequential(
+        OrderedDict(
+            first=nn.Sequential(nn.Conv2d(channels, 4, 5, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.2)),
+            second=nn.Sequential(nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4, momentum=None), nn.Tanh()),
+            third=nn.Sequential(nn.Flatten(), nn.Linear(100, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3)),
+            head=nn.Linear(12, outputs),
+        )
+    )
+
+
+@pytest.fixture(autouse=True)
+def _nets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NETS, "normed", Architecture(normed, (0.5,), (0.5,)))
+
+
+LETTERS = ["R4", "T3R", "FFRR", "F3R", "XXRR", "MRTR", "RWRR", "FTFR", "TFRT", "RFTR", "F4"]
+STEPS = 100
+
+
+def runs(data: DataSet, texts: Sequence[str], recipe: Recipe, encoding: str, net: str = "normed") -> list[Run]:
+    """A run for each treatment, on tasks that differ in classes, samples and seed, all from one source."""
+    learnt = Task(data.digest, (0, 1, 2), 6, encoding, Parts("random", 5))
+    source = Run(net, learnt, Treatment.parse("R4"), None, (replace(recipe, steps=20),))
+    made = []
+    for k, text in enumerate(texts):
+        treatment = Treatment.parse(text).resolve(4)
+        task = Task(data.digest, ((3, 4, 5), (5, 6, 7))[k % 2], 1 + k, encoding, Parts("random", 5), seed=k)
+        recipes = (recipe,) * len(treatment.stages)
+        made.append(Run(net, task, treatment, source if treatment.needs_source else None, recipes, seed=k, draw=1))
+    return made
+
+
+def both(data: DataSet, made: Sequence[Run]) -> tuple[list[Trained | Diverged], list[Trained | Diverged]]:
+    """The runs by the fleet and one by one."""
+    feeds = [feed(run.task, data, run.net, run.recipes[0].precision) for run in made]
+    origins = {run.source for run in made if run.source}
+    trained = {run: train(run, feed(run.task, data, run.net, run.recipes[0].precision)) for run in origins}
+    sources = [trained[run.source] if run.source else None for run in made]
+    alone: list[Trained | Diverged] = []
+    for run, food, source in zip(made, feeds, sources, strict=True):
+        try:
+            alone.append(train(run, food, source))
+        except Diverged as error:
+            alone.append(error)
+    return train_fleet(made, feeds, sources), alone
+
+
+def assert_equal(one: Trained | Diverged, other: Trained | Diverged, within: float = 1e-10) -> None:
+    assert isinstance(one, Trained)
+    assert isinstance(other, Trained)
+    assert one.steps == other.steps
+    assert [(p.step, p.split, p.quantity) for p in one.curve] == [(p.step, p.split, p.quantity) for p in other.curve]
+    assert [p.value for p in one.curve] == pytest.approx([p.value for p in other.curve], abs=within)
+    for mine, theirs in ((one.initial, other.initial), (one.weights, other.weights)):
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            torch.testing.assert_close(mine[name], theirs[name], rtol=within, atol=within, msg=lambda m, n=name: f"{n}: {m}")
+
+
+RECIPES = {
+    "momentum": Recipe(STEPS, 6, 0.05, precision="float64", evaluate_every=50),
+    "nesterov": Recipe(STEPS, 6, 0.05, nesterov=True, weight_decay=0.01, drops=(0.5,), precision="float64"),
+    "plain": Recipe(STEPS, 6, 0.05, momentum=0, weight_decay=0.1, layer_rates=(1, 0.1, 2, 0.5), precision="float64"),
+    "adam": Recipe(STEPS, 6, 0.003, "adam", weight_decay=0.01, precision="float64"),
+    "noisy": Recipe(STEPS, 6, 0.05, frozen_dropout=True, precision="float64"),
+}
+
+
+@pytest.mark.parametrize("encoding", ["bits:7", "onehot"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_letter_with_every_recipe(blobs: DataSet, name: str, encoding: str) -> None:
+    fleet, alone = both(blobs, runs(blobs, LETTERS, RECIPES[name], encoding))
+    for one, other in zip(fleet, alone, strict=True):
+        assert_equal(one, other)
+
+
+@pytest.mark.parametrize("text", ["F*R", "FFRR", "X3R", "FRRR"])
+def test_shared_frozen_layers_are_cut_off(blobs: DataSet, text: str) -> None:
+    """A fleet of one treatment has its leading frozen layers computed once, and gives the same."""
+    fleet, alone = both(blobs, runs(blobs, [text] * 4, RECIPES["momentum"], "bits:7"))
+    for one, other in zip(fleet, alone, strict=True):
+        assert_equal(one, other)
+
+
+def test_frozen_is_frozen_to_the_byte(blobs: DataSet) -> None:
+    fleet, _ = both(blobs, runs(blobs, LETTERS, RECIPES["nesterov"], "onehot"))
+    for run, one in zip(runs(blobs, LETTERS, RECIPES["nesterov"], "onehot"), fleet, strict=True):
+        assert isinstance(one, Trained)
+        for k, layer in enumerate(("first", "second", "third", "head")):
+            if not run.treatment.trained[0][k]:
+                names = [name for name in one.weights if name.startswith(f"{layer}.")]
+                assert names
+                assert all(torch.equal(one.weights[name], one.initial[name]) for name in names)
+
+
+def test_stages(blobs: DataSet) -> None:
+    made = runs(blobs, ["F*R > T*", "F3R > FT3", "R4 > F3R", "T4 > RTTW"], RECIPES["momentum"], "bits:7")
+    fleet, alone = both(blobs, made)
+    for one, other in zip(fleet, alone, strict=True):
+        assert_equal(one, other)
+
+
+def test_members_stop_on_their_own(blobs: DataSet) -> None:
+    recipe = replace(RECIPES["momentum"], evaluate_every=5, stop_at=0.8)
+    fleet, alone = both(blobs, runs(blobs, LETTERS, recipe, "bits:7"))
+    assert len({one.steps for one in fleet if isinstance(one, Trained)}) > 2
+    for one, other in zip(fleet, alone, strict=True):
+        assert_equal(one, other)
+
+
+def test_a_diverging_member_changes_no_bit_of_the_others(blobs: DataSet) -> None:
+    """The same fleet with a neighbour that diverges and with one that does not."""
+    recipe = Recipe(40, 6, 0.05, evaluate_every=10)
+    made = runs(blobs, ["T3R", "R4", "FFRR"], recipe, "onehot")
+    feeds = [feed(run.task, blobs, run.net) for run in made]
+    source = train(made[0].source, feed(made[0].source.task, blobs, "normed")) if made[0].source else None
+    sick = replace(source, weights={k: v * torch.nan for k, v in source.weights.items()}) if source else None
+    well = train_fleet(made, feeds, [source, None, source])
+    beside = train_fleet(made, feeds, [sick, None, source])
+    assert isinstance(beside[0], Diverged)
+    assert str(beside[0]).endswith("nan at step 0")
+    for one, other in zip(well[1:], beside[1:], strict=True):
+        assert_equal(one, other, within=0)
+
+
+def test_lenet5_in_float64(blobs: DataSet) -> None:
+    recipe = Recipe(STEPS, 10, 0.05, drops=(0.8,), precision="float64", evaluate_every=50)
+    learnt = Task(blobs.digest, (0, 1, 2, 3), 8, "bits:20", Parts("random", 5))
+    source = Run("lenet5", learnt, Treatment.parse("R6"), None, (replace(recipe, steps=20),))
+    made = []
+    for n in range(6):
+        treatment = Treatment.parse("F" * n + "R" * (6 - n))
+        task = Task(blobs.digest, (4, 5, 6, 7), 2 + n, "bits:20", Parts("random", 5), n)
+        made.append(Run("lenet5", task, treatment, source if n else None, (recipe,), n, draw=1))
+    fleet, alone = both(blobs, made)
+    for one, other in zip(fleet, alone, strict=True):
+        assert_equal(one, other)
+
+
+def test_unequal_runs_are_no_fleet(blobs: DataSet) -> None:
+    made = runs(blobs, ["R4", "R4"], RECIPES["momentum"], "onehot")
+    other = replace(made[1], recipes=(replace(made[1].recipes[0], rate=0.1),))
+    feeds = [feed(run.task, blobs, run.net, "float64") for run in made]
+    with pytest.raises(ValueError, match="the runs of a fleet have one net, one shape and equal recipes"):
+        train_fleet([made[0], other], feeds, [None, None])
