@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from layerwise.claims import absence, decide, direction, interval
+from layerwise.claims import absence, decide, direction, interval, unmeasured
 from layerwise.rows import COLUMNS, final, frame, pick, read, write
 from layerwise.studies.gutstein_claims import claims, words
 
@@ -63,29 +63,41 @@ def test_the_rule(rule: Callable[..., str], bounds: tuple[float, float] | None, 
     assert rule(bounds, clusters) == verdict
 
 
-def series(values: dict[tuple[int, int], float]) -> "pd.Series[float]":
-    return pd.Series(values).rename_axis(["seed", "trial"])
+def series(values: dict[tuple[str, int, int], float]) -> "pd.Series[float]":
+    return pd.Series(values).rename_axis(["target_task", "seed", "trial"])
+
+
+CLAIM = unmeasured("G2", "p", "s", "q")
 
 
 def test_trials_of_one_source_do_not_count_as_replicates() -> None:
     """Five trials of each of two sources are two clusters: their means, and no verdict."""
-    contrast = series({(seed, trial): seed + 0.1 * trial for seed in range(2) for trial in range(5)})
-    claim = decide("G2", "p", "s", "q", "direction", contrast, ["b", "a", "a"], 3)
+    contrast = series({(f"split{seed}", seed, t): seed + 0.1 * t for seed in range(2) for t in range(5)})
+    claim = decide(CLAIM, "direction", contrast, 3)
     assert claim.estimate == pytest.approx(0.7)
     assert claim.interval == pytest.approx(interval([0.2, 1.2], 0.95))
-    assert (claim.clusters, claim.pairs, claim.verdict, claim.rows) == (2, 30, "undecided", ("a", "b"))
+    assert (claim.clusters, claim.pairs, claim.verdict) == (2, 30, "undecided")
+
+
+def test_sources_of_one_class_split_do_not_count_as_class_splits() -> None:
+    """Bug: `--known 0-4 --seeds 5` was five clusters, and got a verdict."""
+    contrast = series({("split", seed, trial): 1.0 + seed + 0.1 * trial for seed in range(6) for trial in range(2)})
+    claim = decide(CLAIM, "direction", contrast, 1)
+    assert claim.interval == pytest.approx(interval([1.05 + seed for seed in range(6)], 0.95))
+    assert (claim.clusters, claim.verdict) == (1, "undecided")
+    assert claim.rule.endswith("; this interval is given one class split")
 
 
 def test_one_source_has_an_interval_given_that_source() -> None:
-    claim = decide("G2", "p", "s", "q", "direction", series({(0, t): 1.0 + t for t in range(5)}), [], 1)
+    claim = decide(CLAIM, "direction", series({("split", 0, t): 1.0 + t for t in range(5)}), 1)
     assert claim.interval == interval([1, 2, 3, 4, 5], 0.95)
-    assert claim.rule.endswith("; this interval is over trials, given one source")
+    assert claim.rule.endswith("; this interval is given one source")
     assert claim.verdict == "undecided"
 
 
 def test_unknown_is_unknown() -> None:
-    for contrast in (None, series({(0, 0): float("nan")})):
-        claim = decide("G4", "p", "s", "q", "absence", contrast, ["a"], 1)
+    for contrast in (None, series({("split", 0, 0): float("nan")})):
+        claim = decide(CLAIM, "absence", contrast, 1)
         assert (claim.estimate, claim.interval, claim.pairs, claim.verdict) == (None, None, 0, "undecided")
 
 
@@ -144,8 +156,9 @@ def test_steps_to_equal_accuracy_by_arithmetic() -> None:
     assert found(rows)["G7"] == pytest.approx(600 / 35)
 
 
-def test_a_run_that_never_gets_there_counts_all_its_steps() -> None:
-    rows = made_up(lambda seed, shots, n: 0.5 if n < 5 else 0.4, steps=lambda n: 20)
+def test_the_level_is_one_that_every_n_reaches() -> None:
+    """Bug: runs that never reached the end of n = 0 counted as if they arrived at the last step."""
+    rows = made_up(lambda seed, shots, n: 0.5 if n < 5 else 0.4, steps=lambda n: 100 if n == 5 else 20)
     assert found(rows)["G7"] == pytest.approx(-(80 * 2.5) / 17.5)
 
 
@@ -163,10 +176,49 @@ def test_verdicts_of_clear_cases() -> None:
 
 def test_a_lost_run_leaves_its_trial_out_and_no_other() -> None:
     rows = made_up(lambda seed, shots, n: 0.3 + 0.01 * n * (seed + 1))
-    lost = rows[rows["run_key"] != "4-1-3"]
-    by = {claim.id: claim for claim in claims(lost)}
+    by = {claim.id: claim for claim in claims(rows[rows["run_key"].fillna("") != "4-1-3"])}
     assert (by["G2"].clusters, by["G2"].estimate) == (4, pytest.approx(0.03 * 2.5))
     assert by["G4"].clusters == 5
+    assert not [key for key in by["G2"].rows if key.startswith("4-")]
+
+
+@pytest.mark.parametrize("n", range(6))
+def test_a_lost_column_of_the_grid_is_not_measured_without_it(n: int) -> None:
+    """Bug: with every run of one (shots, n) lost the mean was taken over the other n, or claims and words raised."""
+    rows = made_up(lambda seed, shots, n: 0.3 + 0.01 * n)
+    lost = rows[rows["run_key"].isna() | ~rows["run_key"].str.endswith(f"-5-{n}").fillna(False)]
+    by = {claim.id: claim for claim in claims(lost)}
+    assert {name for name in ("G2", "G3", "G6", "G7") if by[name].estimate is None} == {"G2", "G3", "G6", "G7"}
+    assert by["G4"].estimate is not None
+    answer, findings = words(lost, list(by.values()))
+    assert "nan" not in answer + "".join(findings)
+    only = rows[rows["run_key"].isna() | ~rows["run_key"].str.match(f".-(1|40)-{n}$").fillna(False)]
+    answer, findings = words(only, claims(only))
+    assert ("was not measured with 1 sample per class" in answer) == (n in {0, 4, 5})
+    assert "nan" not in answer + "".join(findings)
+
+
+def test_a_claim_names_the_runs_that_went_in() -> None:
+    rows = made_up(lambda seed, shots, n: 0.3 + 0.01 * n)
+    rows["source_key"] = rows["source_key"].where(rows["n"] == 0, "source")
+    by = {claim.id: claim for claim in claims(rows)}
+    assert by["G4"].rows == ("source", *sorted(f"{seed}-{k}-5" for seed in range(5) for k in (10, 40)))
+    assert by["G2"].pairs == 5 * 10
+    assert len(by["G2"].rows) == 1 + 5 * 2 * 6
+    assert by["G5"].pairs == 5 * 4
+
+
+def test_under_five_class_splits_nothing_helps_or_hurts() -> None:
+    rows = made_up(lambda seed, shots, n: 0.3 + 0.01 * n, seeds=1)
+    answer, findings = words(rows, claims(rows))
+    assert answer == (
+        "Copying and freezing the bottom 4 levels (C1 to S4) gives 34.0 % test accuracy with 1 sample per class, "
+        "against 30.0 % from scratch, and gives 34.0 % test accuracy with 40 samples per class, against 30.0 % from "
+        "scratch. Keeping C5 as well, so that only the last level learns, gives 35.0 % test accuracy with 1 sample per "
+        "class, against 30.0 % from scratch, and gives 35.0 % test accuracy with 40 samples per class, against 30.0 % "
+        "from scratch. These are means over one class split and one source net: under 5 class splits decide nothing."
+    )
+    assert all(finding.endswith("is undecided.") for finding in findings)
 
 
 def test_claims_need_the_runs_they_are_about() -> None:

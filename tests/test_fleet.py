@@ -77,7 +77,7 @@ def assert_equal(one: Trained | Diverged, other: Trained | Diverged, within: flo
     for mine, theirs in ((one.initial, other.initial), (one.weights, other.weights)):
         assert mine.keys() == theirs.keys()
         for name in mine:
-            torch.testing.assert_close(mine[name], theirs[name], rtol=within, atol=within, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(mine[name], theirs[name], rtol=within, atol=within)
 
 
 RECIPES = {

@@ -5,16 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from layerwise.data import make, open_data
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError
 from layerwise.execute.work import Worker
-from layerwise.run import key
+from layerwise.feed import batches
+from layerwise.rows import frame
+from layerwise.run import Run, key
+from layerwise.start import _fresh
 from layerwise.studies import study_module
-from layerwise.studies.gutstein import cells, claims, design, runs, table
+from layerwise.studies.gutstein import cells, claims, design, remarks, runs, table
 from layerwise.studies.request import Request, Result
-from layerwise.tasks import Parts, examples
+from layerwise.tasks import Parts, codes, examples
 
 from making import contents, setting
 
@@ -55,10 +59,24 @@ def test_paper_scale_is_the_papers_grid(sixty_two: DataSet) -> None:
 def test_what_is_compared_is_paired(sixty_two: DataSet) -> None:
     """All n of a trial share samples, codes and fresh weights; trials and class splits do not."""
     found = [cell for cell in cells(design(Request(sixty_two, trials=2, seeds=2))) if cell.trial is not None]
-    for cell in found:
-        same = [c.run for c in found if (c.seed, c.trial) == (cell.seed, cell.trial)]
-        assert {(run.task.stream, run.seed, run.draw) for run in same} == {(cell.run.task.stream, cell.run.seed, 1)}
-    assert len({cell.run.task.stream for cell in found}) == 4
+    trials = [(cell.seed, cell.trial) for cell in found if cell.n == 0 and cell.run.task.shots == 1]
+    assert len(trials) == 4
+    fresh = [_fresh(cell.run, 0, (1, 32, 32)).state_dict()["F6.0.weight"] for cell in found if cell.run.task.shots == 1]
+    for at in trials:
+        same = [cell.run for cell in found if (cell.seed, cell.trial) == at]
+        weights = [_fresh(run, 0, (1, 32, 32)).state_dict()["F6.0.weight"] for run in same]
+        assert all(torch.equal(weights[0], other) for other in weights)
+        assert len({codes(run.task).tobytes() for run in same}) == 1
+        assert len({next(batches(run, 0, 100)).numpy().tobytes() for run in same}) == 1
+        few = {tuple(train_part(run, sixty_two)) for run in same if run.task.shots == 1}
+        more = {tuple(train_part(run, sixty_two)) for run in same if run.task.shots == 5}
+        assert len(few) == len(more) == 1
+        assert set(few.pop()) < set(more.pop())
+    assert len({weight.numpy().tobytes() for weight in fresh}) == 4
+
+
+def train_part(run: Run, data: DataSet) -> list[int]:
+    return examples(run.task, data.labels, data.columns, data.class_names).train.tolist()
 
 
 def test_demo_has_five_sources_with_their_own_classes(sixty_two: DataSet) -> None:
@@ -110,6 +128,37 @@ def test_hands_that_were_seen_are_not_tested() -> None:
         assert set(data.columns["writer"][found.train]) <= set(range(40))
 
 
+def test_fewer_shots_change_neither_the_source_nor_the_test() -> None:
+    """Bug: the largest number of samples asked for sized the training part, and so the source and the test part."""
+    data = data_like(8, 55, {"writer": np.tile(np.arange(55), 8)})
+    few, all_of_them = (design(Request(data, scale="paper", shots=shots)) for shots in ((1, 5), None))
+    assert few.parts == all_of_them.parts
+    assert (few.scale.source_shots, few.source) == (40, all_of_them.source)
+
+
+def test_too_few_hands_are_still_kept_apart() -> None:
+    """Bug: where no part of the writers was enough to train on, images were drawn, and hands were on both sides."""
+    data = data_like(8, 30, {"writer": np.tile(np.arange(30), 8)})
+    made = design(Request(data))
+    assert made.parts == Parts("writer", 100, tuple(map(str, range(23, 30))))
+    assert made.scale.shots == (1, 5, 10)
+    uneven = np.concatenate([np.arange(330), [330]])  # a ninth class with a single image
+    labels, writer = np.append(np.repeat(np.arange(6), 55), 6), np.append(np.tile(np.arange(55), 6), 0)
+    images = np.zeros((len(labels), 1, 32, 32), np.uint8)
+    images[:, 0, 0, 0] = uneven % 256
+    data = make("blank", images, labels, [f"k{c}" for c in range(7)], {"writer": writer})
+    assert design(Request(data, classes="0-5")).parts.held_out == tuple(map(str, range(40, 55)))
+
+
+def test_more_trials_and_seeds_rename_nothing(sixty_two: DataSet) -> None:
+    """Bug: the second trial of a source took the name of another source's first."""
+    few, trials, seeds = (
+        {key(run) for run in runs(design(Request(sixty_two, seeds=s, trials=t)))} for s, t in ((2, 1), (2, 3), (4, 1))
+    )
+    assert few < trials
+    assert few < seeds
+
+
 def test_chars74k_as_it_is(shared: Callable[[str], Path], tmp_path: Path) -> None:
     data, _ = open_data(f"npz:{shared('chars74k/chars74k_hnd.npz')}", tmp_path)
     made = design(Request(data, scale="paper"))
@@ -122,6 +171,18 @@ def test_known_classes_and_class_lists(sixty_two: DataSet) -> None:
     made = list(cells(design(Request(sixty_two, known="0-4", classes="0-9", seeds=1))))
     assert made[0].run.task.classes == (0, 1, 2, 3, 4)
     assert {cell.run.task.classes for cell in made[1:]} == {(5, 6, 7, 8, 9)}
+    many = list(cells(design(Request(sixty_two, known="0-4", seeds=3))))
+    drawn = {cell.run.task.classes for cell in many if cell.trial is not None}
+    assert len(drawn) == 3  # twenty of the other 57, anew for each seed
+    assert {len(classes) for classes in drawn} == {20}
+
+
+def test_a_source_that_learnt_too_little_is_said(sixty_two: DataSet) -> None:
+    made = design(Request(sixty_two, seeds=2))
+    about = {"quantity": "accuracy", "split": "train", "step": 3_000, "trial": None}
+    rows = frame([{**about, "run_key": str(seed), "seed": seed, "value": (0.61, 0.95)[seed]} for seed in range(2)])
+    assert remarks(made, rows) == ["source of seed 0: right on 61.0% of its training samples in the end, not 94%"]
+    assert remarks(design(Request(sixty_two, source_steps=9)), rows) == []
 
 
 @pytest.mark.parametrize(

@@ -492,3 +492,28 @@ def test_a_forward_pass_that_cannot_be_traced_is_refused() -> None:
         LayersError, match=r"^the net cannot be cut after layer 1 'fc': its forward pass cannot be traced \(.*\)$"
     ):
         cut(net, found, 1)
+
+
+class Keeping(nn.Module):
+    """Keeps a mean of its inputs as a buffer of its own, as a root may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean()
+        return self.second(self.first(x - self.mean))
+
+
+def test_a_container_with_tensors_of_its_own_is_in_their_layers_mode() -> None:
+    """Bug: the root's buffer belongs to the first layer, and moved although that was frozen."""
+    net = Keeping()
+    found = layers(net, torch.zeros(1, 4))
+    assert found[0].buffers == ("mean",)
+    set_modes(net, found, [False, True])
+    assert (net.training, net.first.training, net.second.training) == (False, False, True)
+    set_modes(net, found, [True, False])
+    assert (net.training, net.first.training, net.second.training) == (True, True, False)

@@ -49,7 +49,7 @@ def made_up_rows(seeds: int = 2, trials: int = 2, shots: tuple[int, ...] = (1, 1
 
 def made_up_run(same: dict, n: int, shots: int, seed: int, trial: int) -> list[dict]:
     run = {**same, "run_key": f"n{n}-{shots}-{seed}-{trial}", "source_key": f"source{seed}" if n else None,
-           "target_task": "new", "treatment": f"F{n}R" if n else "R6", "n": n, "shots": shots, "seed": seed,
+           "target_task": f"new{seed}", "treatment": f"F{n}R" if n else "R6", "n": n, "shots": shots, "seed": seed,
            "trial": trial}  # fmt: skip
     found = []
     for step in (50, 100):
@@ -70,6 +70,7 @@ def made_up_claims(clusters: int = 6) -> list[dict]:
     return [
         Claim(name, "a made-up paper", f"statement {name}", quantity, value, bounds, 0.95, 4, clusters, verdict,
               f"rule of {name}", ("n1-1-0-0", "n0-1-0-0")).as_json()
+        | {"unit": "steps" if name == "T3" else "points"}
         for name, quantity, value, bounds, verdict in made
     ]  # fmt: skip
 
@@ -143,7 +144,7 @@ def test_the_page_says_the_answer_the_findings_the_notes_and_each_verdict(html):
         assert f"{claim['id']} {claim['statement']}" in text
     assert "+3.2 points 95 %: +1.1 to +5.3 4 pairs, 6 class splits ✓ reproduced" in text
     assert "−2.0 points 95 %: −3.0 to −1.0 4 pairs, 6 class splits ✗ contradicted" in text
-    assert "12.5 95 %: −3 to 28 4 pairs, 6 class splits ? undecided" in text
+    assert "12.5 steps 95 %: −3 to 28 4 pairs, 6 class splits ? undecided" in text
     assert "rule of T2" in text
 
 
@@ -155,7 +156,7 @@ def test_the_answer_stands_before_claims_and_claims_before_runs(html):
 
 def test_hostile_names_stay_text_everywhere(tmp_path):
     rows = made_up_rows(data=HOSTILE)
-    rows["target_task"] = rows["target_task"].where(rows["target_task"] != "new", HOSTILE)
+    rows["target_task"] = rows["target_task"].where(rows["target_task"] != "new0", HOSTILE)
     rows["layer"] = rows["layer"].where(rows["layer"] != "C3", HOSTILE)
     table = pd.DataFrame({HOSTILE: [HOSTILE], "n": [1]})
     report = made_up_report(rows, HOSTILE)
@@ -203,7 +204,8 @@ def test_the_file_is_under_3_mb_with_5000_runs(tmp_path):
 
 
 def test_a_mean_is_over_class_splits_after_the_trials_of_each_are_averaged():
-    table = pd.DataFrame({"target_task": "t", "seed": [0, 0, 0, 1], "n": 2, "value": [0.1, 0.2, 0.3, 0.6]})
+    table = pd.DataFrame({"target_task": ["a", "a", "a", "b"], "seed": [0, 0, 0, 1], "trial": [0, 1, 2, 0], "n": 2})
+    table["value"] = [0.1, 0.2, 0.3, 0.6]
     (row,) = over_clusters(table, ["n"]).to_dict("records")
     low, high = interval([0.2, 0.6], 0.95)
     assert row["mean"] == pytest.approx(0.4)

@@ -74,6 +74,51 @@ def test_every_harm_is_seen(store: Store, name: str, harm: str) -> None:
     assert key(RUN) in wrong
 
 
+def test_shortened_sums_are_seen(store: Store) -> None:
+    """Bug: only the files that SHA256SUMS still named were checked."""
+    store.put(RUN, RESULT, {"weights": b"weights"})
+    sums = store.path(key(RUN)) / "SHA256SUMS"
+    sums.write_text("".join(sums.read_text().splitlines(keepends=True)[:2]))
+    assert store.verify(key(RUN)) == f"run {key(RUN)}: SHA256SUMS does not name weights.safetensors"
+    told = store.mend(key(RUN))
+    assert told is not None
+    assert not store.has(key(RUN))
+    assert store.mend(key(RUN)) is None
+
+
+def test_cleaning_leaves_alone_what_is_being_written(store: Store) -> None:
+    """Bug: `runs gc` beside a study removed the run that was being written, and the lock that was held."""
+    writing = store.folder / "writing" / f"{key(RUN)}-1"
+    with store.lock(key(RUN), wait=True):
+        writing.mkdir()
+        assert store.clean() == []
+        assert writing.exists()
+    assert store.clean() == [store.folder / "locks" / key(RUN), writing]
+
+
+def test_a_lock_whose_file_was_removed_holds_nobody(store: Store) -> None:
+    """Bug: a lock taken while its file was being removed was held by two."""
+    with store.lock("a", wait=True):
+        (store.folder / "locks" / "a").unlink()
+        with store.lock("a", wait=False) as other:
+            assert other
+            with store.lock("a", wait=False) as third:
+                assert not third
+
+
+def test_what_goes_wrong_under_a_lock_is_not_the_stores(store: Store) -> None:
+    """Bug: any OSError while a run was trained became "store cannot be written", and ended the study."""
+    with pytest.raises(FileNotFoundError), store.lock("a", wait=True):
+        raise FileNotFoundError("the user's own")
+
+
+def test_stray_files_are_no_runs(store: Store) -> None:
+    store.put(RUN, RESULT, {})
+    (store.folder / "runs" / ".DS_Store").write_text("")
+    (store.path(key(RUN)).parent / "notes.txt").write_text("")
+    assert list(store.keys()) == [key(RUN)]
+
+
 def test_a_spec_under_another_key_is_damage(store: Store) -> None:
     store.put(RUN, RESULT, {})
     store.path(key(OTHER)).parent.mkdir(exist_ok=True)
@@ -87,7 +132,10 @@ def test_what_is_set_aside_is_missing_and_kept_for_a_look(store: Store) -> None:
     aside = store.set_aside(key(RUN))
     assert not store.has(key(RUN))
     assert (aside / "result.json").exists()
-    assert store.litter() == [aside]
+    assert store.clean(dry_run=True) == [aside]
+    assert aside.exists()
+    assert store.clean() == [aside]
+    assert not aside.exists()
 
 
 def test_a_second_put_changes_nothing_but_may_add_weights(store: Store) -> None:
@@ -106,7 +154,8 @@ def test_a_run_half_written_is_not_there(store: Store) -> None:
     store.path(key(RUN)).rename(half)
     (half / "SHA256SUMS").unlink()
     assert list(store.keys()) == []
-    assert half in store.litter()
+    assert half in store.clean()
+    assert not half.exists()
 
 
 def test_one_at_a_time_holds_a_lock_and_death_releases_it(store: Store) -> None:
@@ -127,7 +176,7 @@ def test_one_at_a_time_holds_a_lock_and_death_releases_it(store: Store) -> None:
     assert holder.stdout.readline() == "True\n"
     with store.lock("a", wait=False) as ours:
         assert not ours
-    assert store.folder / "locks" / "a" not in store.litter()
+    assert store.folder / "locks" / "a" not in store.clean()
     holder.kill()
     holder.communicate()
     with store.lock("a", wait=True) as ours:

@@ -92,7 +92,7 @@ def study(
     written = {
         "runs": [_planned(run, opened, job.forecast, job.records.get(key(run))) for run in made.runs],
         "totals": job.totals(made),
-        "notes": [*opened.notes, *design.notes],
+        "notes": [*opened.notes, *design.notes, *([] if dry_run else module.remarks(design, rows))],
         "provenance": _provenance(command or _call(asked), opened, shelf, executor, workers, wanted),
     }
     claims = () if dry_run else tuple(module.claims(rows))
@@ -164,7 +164,7 @@ class _Job:
         }
 
     def _execute(self, made: Plan) -> None:
-        setting = Setting(self.store.folder.absolute(), self.folders, made.kept, self.executor)
+        setting = Setting(self.store.folder.absolute(), self.folders, made.kept, self.executor, made.seconds)
         try:
             for outcome in self._outcomes(made, setting):
                 self.listener.ended(outcome)
@@ -186,9 +186,9 @@ class _Job:
                 self.records[name] = self.store.get(name)
             except KeyError:
                 continue  # it failed, and has been told
-            except Damaged as error:
-                aside = self.store.set_aside(name)
-                self.listener.say(f"{error}; set aside as {aside} and computed again")
+            except Damaged:
+                if told := self.store.mend(name):
+                    self.listener.say(told)
                 damaged = True
         return damaged
 
@@ -198,6 +198,8 @@ def _workers(executor: str, workers: int | None) -> int:
         raise StudyError(unknown("executor", executor, EXECUTORS))
     if workers is not None and workers < 1:
         raise StudyError(f"--workers {workers} is not possible; the least is 1")
+    if executor == "serial" and (workers or 1) > 1:
+        raise StudyError(f"--workers {workers} is for --executor local; serial is one process")
     return 1 if executor == "serial" else workers or len(os.sched_getaffinity(0))
 
 
@@ -235,7 +237,7 @@ def _planned(run: Run, data: DataSet, expected: Forecast, record: Record | None)
         "steps": run.steps,
         "batch_size": run.recipes[0].batch_size,
         "forecast_flops": expected.flops.get(name),
-        "forecast_seconds": expected.seconds.get(name),
+        "forecast_seconds": record.result["forecast_seconds"] if record else expected.seconds.get(name),
         "seconds": record.result["seconds"] if record else None,
     }
 

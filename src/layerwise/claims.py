@@ -8,13 +8,13 @@ The rule, the same for every claim:
 - *exact*: reproduced if the numbers are equal, else contradicted.
 - Fewer than five clusters decide nothing: `undecided`, and one cluster's interval is given that one source.
 
-A cluster is a class split with its source net. Trials of one source are averaged before anything else: they are not
-replicates of transfer. Under ten clusters the interval is Student's t; from ten on a bias-corrected and accelerated
-bootstrap (Efron 1987) over clusters.
+A cluster is a class split with its source net. Trials of one source are averaged before anything else, then sources of
+one class split: they are not replicates of transfer. Under ten clusters the interval is Student's t; from ten on a
+bias-corrected and accelerated bootstrap (Efron 1987) over clusters.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -44,11 +44,14 @@ class Claim:
     clusters: int  # independent class splits with their sources
     verdict: Verdict
     rule: str
-    rows: tuple[str, ...]  # keys of the runs that went in
+    rows: tuple[str, ...]  # keys of the runs that went in, and of their sources
+    unit: str = "points"  # of estimate and interval: points are fractions, shown times 100
 
     def as_json(self) -> dict[str, Any]:
         """The claim as `claims.json` holds it: plain lists, numbers and strings."""
-        return {**asdict(self), "interval": self.interval and list(self.interval), "rows": list(self.rows)}
+        values = {**asdict(self), "interval": self.interval and list(self.interval), "rows": list(self.rows)}
+        del values["unit"]
+        return values
 
 
 def interval(values: Sequence[float], level: float) -> Interval | None:
@@ -84,53 +87,66 @@ def absence(bounds: Interval | None, clusters: int) -> Verdict:
     return "contradicted" if bounds[0] > ABSENCE_MARGIN or bounds[1] < -ABSENCE_MARGIN else "undecided"
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A mean over independent clusters, with the interval of one level."""
+
+    estimate: float
+    bounds: Interval | None
+    clusters: int  # class splits, each with its source
+    given: str = ""  # what the interval is conditional on, where there is one cluster only
+
+
+def over_clusters(values: "pd.Series[float]", level: float) -> Mean:
+    """The mean of values whose index is (target task, seed, trial), over class splits.
+
+    Trials are averaged first, then the sources of one class split. Where there is one split only the interval is over
+    its sources, and where there is one source only over its trials; `given` says so.
+    """
+    by_source = values.groupby(level=[0, 1]).mean()
+    by_split = by_source.groupby(level=0).mean()
+    estimate = float(by_split.mean())
+    if len(by_split) > 1:
+        return Mean(estimate, interval(by_split.tolist(), level), len(by_split))
+    if len(by_source) > 1:
+        return Mean(estimate, interval(by_source.tolist(), level), 1, "given one class split")
+    return Mean(estimate, interval(values.tolist(), level), 1, "given one source")
+
+
 RULES = {
     "direction": "reproduced if the 95 % interval of the contrast lies above 0, contradicted if below",
     "absence": "reproduced if the 90 % interval lies within +-1 point, contradicted if wholly outside",
     "exact": "reproduced if the numbers are equal, else contradicted",
 }
 LEVELS = {"direction": 0.95, "absence": 0.90}
-UNDECIDED = f"; fewer than {FEWEST_CLUSTERS} class splits with their own source decide nothing"
+UNDECIDED = f"; fewer than {FEWEST_CLUSTERS} class splits, each with its own source, decide nothing"
 
 
 def decide(
-    name: str,
-    paper: str,
-    statement: str,
-    quantity: str,
-    kind: Literal["direction", "absence"],
-    contrast: "pd.Series[float] | None",
-    keys: Sequence[str],
-    pairs_each: int,
+    claim: Claim, kind: Literal["direction", "absence"], contrast: "pd.Series[float] | None", pairs_each: int
 ) -> Claim:
-    """Put one contrast through the rule.
+    """Put one contrast through the rule: the claim with estimate, interval and verdict filled in.
 
-    `contrast` has a value for each trial, its index (cluster, trial); trials of a cluster are averaged. Where it cannot
-    be computed from what was run, it is null and the claim undecided. One cluster's interval is over its trials, given
-    that source, and decides nothing.
+    `contrast` has a value for each trial, its index (target task, seed, trial), and `pairs_each` differences of two
+    runs went into each. Where it cannot be computed from what was run it is null or empty, and the claim undecided.
     """
     rule, level = RULES[kind] + UNDECIDED, LEVELS[kind]
     values = pd.Series(dtype=float) if contrast is None else contrast.dropna()
     if values.empty:
-        nothing = f"{rule}; not computed: the runs that it needs were not made"
-        return Claim(name, paper, statement, quantity, None, None, None, 0, 0, "undecided", nothing, ())
-    means = values.groupby(level=0).mean()
-    clusters = len(means)
-    if clusters == 1:
-        rule += "; this interval is over trials, given one source"
-    bounds = interval((means if clusters > 1 else values).tolist(), level)
-    verdict = (direction if kind == "direction" else absence)(bounds, clusters)
-    return Claim(
-        id=name,
-        paper=paper,
-        statement=statement,
-        quantity=quantity,
-        estimate=float(means.mean()),
-        interval=bounds,
-        level=level if bounds else None,
+        return replace(claim, rule=f"{rule}; not computed: the runs that it needs were not made", rows=())
+    mean = over_clusters(values, level)
+    return replace(
+        claim,
+        estimate=mean.estimate,
+        interval=mean.bounds,
+        level=level if mean.bounds else None,
         pairs=len(values) * pairs_each,
-        clusters=clusters,
-        verdict=verdict,
-        rule=rule,
-        rows=tuple(sorted(set(keys))),
+        clusters=mean.clusters,
+        verdict=(direction if kind == "direction" else absence)(mean.bounds, mean.clusters),
+        rule=rule + (f"; this interval is {mean.given}" if mean.given else ""),
     )
+
+
+def unmeasured(name: str, paper: str, statement: str, quantity: str, unit: str = "points") -> Claim:
+    """A claim before any number: what `decide` fills in."""
+    return Claim(name, paper, statement, quantity, None, None, None, 0, 0, "undecided", "", (), unit)

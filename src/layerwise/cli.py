@@ -204,7 +204,7 @@ def report(
     from layerwise.outputs import load
 
     found = load(folder)
-    _print_findings(found, found.save(folder))
+    _print_findings(found, found.report(folder / "report.html"))
 
 
 @app.command()
@@ -310,11 +310,9 @@ def runs_gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove what no run needs: half-written runs, damaged ones set aside, locks that nobody holds."""
-    found = _open(store).litter()
+    found = _open(store).clean(dry_run=dry_run)
     for path in found:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {path}")
-        if not dry_run:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
     typer.echo(f"{len(found)} things {'to remove' if dry_run else 'removed'}; finished runs are untouched")
 
 

@@ -83,12 +83,15 @@ def fit(treatment: Treatment, net: str, found: Sequence[Layer]) -> Treatment:
 def set_modes(net: nn.Module, found: Sequence[Layer], trained: Sequence[bool], *, frozen_dropout: bool = False) -> None:
     """Put trained layers into train mode and frozen ones, dropout and batch norm included, into eval mode.
 
-    A module that holds layers is in train mode if any of them is. With `frozen_dropout` dropouts stay on everywhere.
+    A module with tensors of its own is in the mode of their layer; one that only holds layers is in train mode if any
+    of them is. With `frozen_dropout` dropouts stay on everywhere.
     """
     mode = {name: on for layer, on in zip(found, trained, strict=True) for name in layer.modules}
+    owner = {t: on for layer, on in zip(found, trained, strict=True) for t in layer.parameters + layer.buffers}
     for name, module in net.named_modules():
-        on = any(on for other, on in mode.items() if _within(other, name) or _within(name, other))
-        module.training = on or (frozen_dropout and _is_dropout(module))
+        own = [owner[tensor] for tensor in _tensors(net, name, recurse=False) if tensor in owner]
+        inside = [on for other, on in mode.items() if _within(other, name) or _within(name, other)]
+        module.training = any(own or inside) or (frozen_dropout and _is_dropout(module))
 
 
 def cut(net: nn.Module, found: Sequence[Layer], n: int) -> tuple[nn.Module, nn.Module]:

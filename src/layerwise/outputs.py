@@ -1,9 +1,11 @@
 """A finished study, and the folder that it leaves: report.html, rows.parquet, rows.csv, claims.json, plan.json."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -45,26 +47,23 @@ class Study:
             answer=self.answer,
             findings=self.findings,
             rows=self.rows,
-            claims=[claim.as_json() for claim in self.claims],
+            claims=[{**claim.as_json(), "unit": claim.unit} for claim in self.claims],
             figures=FIGURES[self.name](self.rows),
             plan=self.plan,
             provenance=self.plan["provenance"],
             notes=(*self.plan["notes"], *self.failures),
         )
-        with _clear_errors(Path(path)):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_report(Path(path), made)
+        with _whole(Path(path).parent) as aside:
+            write_report(aside / Path(path).name, made)
         return Path(path)
 
     def save(self, folder: str | Path) -> Path:
         """Write the report, the rows, the claims and the plan into a folder; gives the report's path."""
-        folder = Path(folder)
-        with _clear_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            row_tables.write(self.rows, folder)
-            _write_json(folder / "claims.json", [claim.as_json() for claim in self.claims])
-            _write_json(folder / "plan.json", {**self.plan, "study": self.name, "failures": list(self.failures)})
-        return self.report(folder / "report.html")
+        with _whole(Path(folder)) as aside:
+            row_tables.write(self.rows, aside)
+            _write_json(aside / "claims.json", [claim.as_json() for claim in self.claims])
+            _write_json(aside / "plan.json", {**self.plan, "study": self.name, "failures": list(self.failures)})
+        return self.report(Path(folder) / "report.html")
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -77,10 +76,8 @@ class Study:
 
 def prepare(folder: Path) -> None:
     """Make the folder that `save` will fill: better to learn now that it cannot be written than after hours."""
-    with _clear_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
+    with _whole(folder):
+        pass
 
 
 def load(folder: str | Path) -> Study:
@@ -90,6 +87,8 @@ def load(folder: str | Path) -> Study:
         plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
         found = row_tables.read(folder)
         name, failures = plan.pop("study"), tuple(plan.pop("failures"))
+        if lacking := {"runs", "totals", "notes", "provenance"} - plan.keys():
+            raise KeyError(f"plan.json lacks {', '.join(sorted(lacking))}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         wrong = str(error.strerror if isinstance(error, OSError) else error).partition("\n")[0]
         raise StudyError(
@@ -103,14 +102,21 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-class _clear_errors:  # noqa: N801 (used as a with-statement, like open)
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into, whose files then take their places in the real one, each of them whole."""
+    with _clear_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", dir=folder) as aside:
+            yield Path(aside)
+            for file in Path(aside).iterdir():
+                file.replace(folder / file.name)
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
     """Say that the output folder cannot be written, in place of the system's error."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            raise StudyError(f"--out {self.path} cannot be written ({error.strerror}); pass another") from error
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(f"--out {path} cannot be written ({error.strerror}); pass another") from error

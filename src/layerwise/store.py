@@ -16,19 +16,23 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from layerwise.errors import StoreError
 from layerwise.run import Run, from_spec, key, spec
 
 STORE_VERSION = 1
 SUMS = "SHA256SUMS"
+BEING_WRITTEN = 3600  # seconds for which a data set half decoded may still be at work
+KEY = re.compile("[0-9a-f]{16}")
 CANNOT_BE_WRITTEN = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG
 }  # fmt: skip
@@ -75,7 +79,8 @@ class Store:
     def keys(self) -> Iterator[str]:
         """The keys of all finished runs, in alphabetical order."""
         for shelf in sorted((self.folder / "runs").iterdir()):
-            yield from sorted(entry.name for entry in shelf.iterdir())
+            if shelf.is_dir():
+                yield from sorted(entry.name for entry in shelf.iterdir() if KEY.fullmatch(entry.name))
 
     def put(self, run: Run, result: dict[str, Any], tensors: dict[str, bytes]) -> None:
         """Store a finished run: its result, and its tensors as files of safetensors bytes by name (may be none)."""
@@ -114,19 +119,32 @@ class Store:
         """Read a run whole: null if all is as it was written, else what is not."""
         try:
             self.get(run_key)
-            for name in self._sums(self.path(run_key)):
-                self._checked(self.path(run_key), name)
+            folder = self.path(run_key)
+            sums = self._sums(folder)
+            for name in sums:
+                self._checked(folder, name)
+            if strange := {entry.name for entry in folder.iterdir()} - {*sums, SUMS}:
+                raise Damaged(f"run {run_key}: {SUMS} does not name {sorted(strange)[0]}")
         except (Damaged, KeyError) as error:
             return str(error)
         return None
 
     def set_aside(self, run_key: str) -> Path:
-        """Move a damaged run out of the way, to `damaged/`, so that it is computed again; returns where it is."""
+        """Move a damaged run out of the way, to `damaged/`, so that it is computed again; returns where it is.
+
+        The caller holds the run's lock: somebody else may be about to do the same.
+        """
         aside = self.folder / "damaged" / f"{run_key}-{uuid.uuid4().hex[:8]}"
         with _clear_errors(self.folder):
             aside.parent.mkdir(exist_ok=True)
             self.path(run_key).rename(aside)
         return aside
+
+    def mend(self, run_key: str) -> str | None:
+        """Set a run aside if it is damaged, and say so; null if it is whole or not there."""
+        with self.lock(run_key, wait=True):
+            wrong = self.verify(run_key) if self.has(run_key) else None
+            return wrong and f"{wrong}; set aside as {self.set_aside(run_key)} and computed again"
 
     @contextmanager
     def lock(self, run_key: str, *, wait: bool) -> Iterator[bool]:
@@ -134,21 +152,42 @@ class Store:
 
         The system releases it when the process ends, however it ends.
         """
-        with _clear_errors(self.folder), open(self.folder / "locks" / run_key, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
+        file = self._locked(self.folder / "locks" / run_key, wait)
+        if file is None:
+            yield False
+            return
+        with file:
             yield True
 
-    def litter(self) -> list[Path]:
-        """What can go: runs half written or set aside, and locks that nobody holds."""
-        found = [entry for name in ("writing", "damaged") for entry in sorted((self.folder / name).glob("*"))]
-        for entry in sorted((self.folder / "locks").iterdir()):
-            with self.lock(entry.name, wait=False) as free:
-                if free:
+    def _locked(self, path: Path, wait: bool) -> TextIO | None:
+        """The lock file, open and locked; null where it is somebody else's."""
+        with _clear_errors(self.folder):
+            while True:
+                file = open(path, "w")  # noqa: SIM115 (the lock lasts as long as it is open)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                    if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                        return file
+                except BlockingIOError:
+                    file.close()
+                    return None
+                file.close()  # it was removed while we waited: what counts is the file of this name
+
+    def clean(self, *, dry_run: bool = False) -> list[Path]:
+        """Remove what can go: runs half written, what was set aside, locks that nobody holds; gives what that was."""
+        found: list[Path] = []
+        for entry in [*sorted((self.folder / "locks").iterdir()), *sorted((self.folder / "writing").iterdir())]:
+            with self.lock(entry.name[:16], wait=False) as free:
+                if free and entry.exists():
                     found.append(entry)
+                    if not dry_run:
+                        _remove(entry)
+        for entry in [*sorted((self.folder / "damaged").glob("*")), *sorted((self.folder / "data").glob(".*"))]:
+            if time.time() - entry.stat().st_mtime < BEING_WRITTEN and entry.name.startswith("."):
+                continue
+            found.append(entry)
+            if not dry_run:
+                _remove(entry)
         return found
 
     def _move_in(self, aside: Path, place: Path) -> None:
@@ -181,6 +220,13 @@ class Store:
         if wanted != hashlib.sha256(content).hexdigest():
             raise Damaged(f"run {folder.name}: {name} is not what was written")
         return content
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _check_version(folder: Path, text: str) -> None:

@@ -53,6 +53,7 @@ def execute(plan: Plan, setting: Setting, workers: int) -> Iterator[Outcome]:
                 if isinstance(answer, StoreError):
                     raise answer
                 if answer is None:
+                    _dismiss(hand)
                     hands[hands.index(hand)] = _hire(setting)
                 if run and (outcome := queue.settle(run, answer)):
                     yield outcome

@@ -31,6 +31,7 @@ class Setting:
     data: Mapping[str, Path]  # folder of each data set, by its digest
     kept: frozenset[str]
     executor: str
+    forecast: Mapping[str, float] = field(default_factory=dict)  # seconds by key, kept beside what it then took
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,8 @@ class Worker:
         if not self.store.has(name, weights=name in self.setting.kept):
             return False
         if wrong := self.store.verify(name):
-            aside = self.store.set_aside(name)
-            self.notes.append(f"{wrong}; set aside as {aside} and computed again")
-            return False
-        return True
+            self.notes.append(f"{wrong}; set aside as {self.store.set_aside(name)} and computed again")
+        return not wrong
 
     def _train(self, run: Run) -> float:
         source = self._source(run.source) if run.source else None
@@ -105,6 +104,7 @@ class Worker:
         trained = train(run, food, source)
         seconds = time.perf_counter() - start
         result = record(run, trained, food.shape, seconds, self.setting.executor)
+        result["forecast_seconds"] = self.setting.forecast.get(key(run))
         self.store.put(run, result, tensors(trained) if key(run) in self.setting.kept else {})
         return seconds
 

@@ -142,7 +142,7 @@ def _given(table: pd.DataFrame) -> str:
         return "Bands: 95 % interval of the mean over class splits, each with its own source net."
     if table["trials"].max() == 1:
         return f"One trial each, {GIVEN}: no interval."
-    return f"Bands: 95 % interval over trials, {GIVEN}: they do not say how another source net would do."
+    return f"Bands: {table['interval'].iloc[0]}: they do not say how other classes and sources would do."
 
 
 def levels(rows: pd.DataFrame, shots: int | None = None, layers: Sequence[str] = ()) -> Figure:

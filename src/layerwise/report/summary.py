@@ -1,8 +1,7 @@
 """Means over clusters: the only arithmetic the report does, with the one interval function of `claims`.
 
-A cluster is a target task with its seed, that is: a class split with its source net. Trials of one cluster are
-averaged first, since they are not replicates of transfer. Where there is one cluster only, the interval is over its
-trials, and says so: "given one source".
+A cluster is a class split with its source net; see `layerwise.claims.over_clusters`. Where there is one only, the
+interval is over its sources or trials, and says so: "given one source".
 """
 
 from collections.abc import Sequence
@@ -10,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from layerwise.claims import interval
+from layerwise.claims import Mean
+from layerwise.claims import over_clusters as clustered
 from layerwise.rows import final
 
 CLUSTER = ["target_task", "seed"]
@@ -35,7 +35,8 @@ def over_clusters(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     Columns: by, mean, low, high, minimum, maximum, clusters, trials, interval (in words). The mean is over cluster
     means; minimum and maximum are over all trials. Low and high are null where nothing repeats.
 
-    >>> table = pd.DataFrame({"target_task": "t", "seed": [0, 0, 1], "n": 5, "value": [0.2, 0.4, 0.5]})
+    >>> table = pd.DataFrame({"target_task": ["a", "a", "b"], "seed": [0, 0, 1], "trial": [0, 1, 0], "n": 5})
+    >>> table["value"] = [0.2, 0.4, 0.5]
     >>> over_clusters(table, ["n"])[["mean", "minimum", "clusters", "trials", "interval"]].to_dict("records")
     [{'mean': 0.4, 'minimum': 0.2, 'clusters': 2, 'trials': 3, 'interval': '95 % over 2 class splits'}]
     """
@@ -48,25 +49,24 @@ def over_clusters(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 def _summary(part: pd.DataFrame) -> dict[str, Any]:
     trials = part["value"].astype(float)
-    means = part.groupby(CLUSTER, dropna=False)["value"].mean().astype(float)
-    bounds = interval((means if len(means) > 1 else trials).tolist(), LEVEL)
+    mean = clustered(part.set_index([*CLUSTER, "trial"])["value"].astype(float), LEVEL)
     return {
-        "mean": float(means.mean()),
-        "low": bounds[0] if bounds else None,
-        "high": bounds[1] if bounds else None,
+        "mean": mean.estimate,
+        "low": mean.bounds[0] if mean.bounds else None,
+        "high": mean.bounds[1] if mean.bounds else None,
         "minimum": float(trials.min()),
         "maximum": float(trials.max()),
-        "clusters": len(means),
+        "clusters": mean.clusters,
         "trials": len(trials),
-        "interval": basis(len(means), len(trials)),
+        "interval": basis(mean, len(trials)),
     }
 
 
-def basis(clusters: int, trials: int) -> str:
+def basis(mean: Mean, trials: int) -> str:
     """What an interval is taken over, in words."""
-    if clusters > 1:
-        return f"95 % over {clusters} class splits"
-    return f"95 % over {trials} trials, {GIVEN}" if trials > 1 else f"none: one trial, {GIVEN}"
+    if mean.clusters > 1:
+        return f"95 % over {mean.clusters} class splits"
+    return f"95 % over {trials} trials, {mean.given}" if trials > 1 else f"none: one trial, {mean.given}"
 
 
 def changes(values: pd.DataFrame) -> pd.DataFrame:

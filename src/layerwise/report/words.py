@@ -63,9 +63,8 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def in_points(claim: dict[str, Any]) -> bool:
-    """Whether a claim's numbers are accuracies, printed in points: its contrast says accuracy or gap, not steps."""
-    text = claim["quantity"].lower()
-    return ("accuracy" in text or "gap" in text) and not any(word in text for word in ("step", "parameter", "weights"))
+    """Whether a claim's numbers are fractions, printed in points."""
+    return bool(claim.get("unit", "points") == "points")
 
 
 def estimate(claim: dict[str, Any]) -> str:
@@ -73,7 +72,7 @@ def estimate(claim: dict[str, Any]) -> str:
     value = claim["estimate"]
     if value is None:
         return "not measured"
-    return f"{points(value)} points" if in_points(claim) else number(value)
+    return f"{points(value)} points" if in_points(claim) else f"{number(value)} {claim['unit']}"
 
 
 def bounds(claim: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 design(request)          what exactly is run: the request fitted to the data and the net, with notes on what was fitted
 runs(design)             the runs wanted
 table(design, results)   the rows
+remarks(design, rows)    what the rows show that a reader must know first
 claims(rows)             what the paper says, held against the rows
 words(rows, claims)      the answer in one paragraph, and the main findings
 """

@@ -9,6 +9,7 @@ import numpy as np
 
 from layerwise.data.dataset import DataSet
 from layerwise.errors import DataError, StudyError, unknown
+from layerwise.randomness import generator
 from layerwise.tasks import TEST, TRAIN, Parts, choose_classes, part, split_classes
 
 GROUP_COLUMNS = ("writer", "group")  # columns whose values are kept on one side without being asked
@@ -64,8 +65,8 @@ def fit_parts(request: Request, test: int, largest_shots: int) -> tuple[Parts, l
     """How the data's images are parted for about so many test images a class, and what was fitted to do it.
 
     Published parts are kept; where there is no test part, the validation part is it. A `writer` or `group` column keeps
-    each of its values on one side: the first so many train as the largest training set needs, the others test. Else
-    images are drawn, and where a class has few, at most a quarter of them test.
+    each of its values on one side: the first so many train as the largest training set needs (or three quarters of
+    them), the others test. Else images are drawn, and where a class has few, at most a quarter of them test.
     """
     data = request.data
     if request.hold_out is not None:
@@ -78,7 +79,8 @@ def fit_parts(request: Request, test: int, largest_shots: int) -> tuple[Parts, l
         note = f"test images: at most {test} a class of the data's validation part; a test part it has not"
         return Parts("split", test, ("validation",)), [note]
     for column in GROUP_COLUMNS:
-        if column in data.columns and (held := _spare_groups(data, column, largest_shots)):
+        if column in data.columns:
+            held = _spare_groups(request, column, largest_shots)
             kept = f"{column} {held[0]} to {held[-1]} are tested on, so that every test {column} is unseen"
             return Parts(column, test, tuple(map(str, held))), [f"test images: {kept}"]
     fewest = int(np.bincount(data.labels, minlength=len(data.class_names))[_chosen(request)].min())
@@ -124,7 +126,8 @@ def sides(request: Request, name: str, seed: int, most: int) -> tuple[tuple[int,
                 f"--known {request.known} gives the source {len(known)} classes and the target {len(others)}; "
                 "both need 2"
             )
-        return known, others[:most]
+        drawn = generator("classes", name, data.digest, seed).permutation(others)[:most]
+        return known, tuple(sorted(drawn.tolist()))
     if form == "column":
         if value not in data.class_columns:
             have = ", ".join(sorted(data.class_columns)) or "none"
@@ -165,14 +168,17 @@ def _held_out(text: str, data: DataSet) -> tuple[str, tuple[str, ...]]:
     return column, tuple(value for value in known if value in found)
 
 
-def _spare_groups(data: DataSet, column: str, shots: int) -> list[Any]:
-    """The groups that are not needed for a training part of so many images in every class."""
-    groups = np.unique(data.columns[column]).tolist()
+def _spare_groups(request: Request, column: str, shots: int) -> list[Any]:
+    """The groups that are not needed for a training part of so many images in every class, or the last quarter."""
+    data, chosen = request.data, _chosen(request)
+    groups = np.unique(data.columns[column][np.isin(data.labels, chosen)]).tolist()
+    if len(groups) < 2:
+        raise DataError(f"all images have one {column}; test images need another: pass --hold-out or rename the column")
     for enough in range(1, len(groups)):
         train = np.isin(data.columns[column], groups[:enough])
-        if np.bincount(data.labels[train], minlength=len(data.class_names)).min() >= shots:
+        if np.bincount(data.labels[train], minlength=len(data.class_names))[chosen].min() >= shots:
             return groups[enough:]
-    return []
+    return groups[-max(1, len(groups) // 4) :]
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
