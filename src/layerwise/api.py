@@ -237,7 +237,7 @@ def _planned(run: Run, data: DataSet, expected: Forecast, record: Record | None)
         "steps": run.steps,
         "batch_size": run.recipes[0].batch_size,
         "forecast_flops": expected.flops.get(name),
-        "forecast_seconds": record.result["forecast_seconds"] if record else expected.seconds.get(name),
+        "forecast_seconds": record.result.get("forecast_seconds") if record else expected.seconds.get(name),
         "seconds": record.result["seconds"] if record else None,
     }
 
