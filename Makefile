@@ -22,6 +22,7 @@ lint: .venv/installed
 	$(BIN)/lint-imports
 
 .venv/installed: pyproject.toml constraints.txt
+	@echo "Making the environment in .venv (about 2 GB, a minute or two) ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
 	touch $@

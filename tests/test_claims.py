@@ -243,7 +243,7 @@ def test_the_words_carry_the_numbers() -> None:
         "interval of the paired difference leaves out zero."
     )
     assert len(findings) == 3
-    assert findings[1].startswith("Each doubling of the samples takes 3.0 points from what transfer brings")
+    assert findings[1].startswith("With each doubling of the samples, what transfer brings changes by −3.0 points (")
 
 
 def test_rows_are_written_and_read_alike(tmp_path: object) -> None:

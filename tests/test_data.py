@@ -891,3 +891,13 @@ def test_real_chars74k(tmp_path: Path) -> None:
     assert "".join(dataset.class_names) == "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     pairs = set(zip(dataset.labels.tolist(), dataset.columns["writer"].tolist(), strict=True))
     assert pairs == {(label, writer) for label in range(62) for writer in range(55)}
+
+
+def test_what_layerwise_left_in_a_folder_is_no_class(tmp_path: Path) -> None:
+    """Bug: in a folder of class folders, the report and the store of the last study were read as classes."""
+    for name in ("ant", "bee", "layerwise-out", "layerwise-store", "__MACOSX"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    for name in ("ant", "bee"):
+        Image.new("L", (8, 8)).save(tmp_path / "photos" / name / "1.png")
+    found, _ = open_data(f"folder:{tmp_path / 'photos'}", tmp_path / "cache")
+    assert found.class_names == ("ant", "bee")

@@ -85,7 +85,10 @@ def test_demo_has_five_sources_with_their_own_classes(sixty_two: DataSet) -> Non
     sources = {cell.run for cell in found if cell.trial is None}
     assert len({source.task.classes for source in sources}) == len(sources) == 5
     assert len(found) == 125
-    assert made.notes == ("targets: trained for 640 steps, whatever n (the paper does not say how long it trained)",)
+    assert made.notes == (
+        "classes: 20 for the source; 20 others for the target, chance 5%",
+        "targets: trained for 640 steps, whatever n (the paper does not say how long it trained)",
+    )
 
 
 def test_few_classes_are_halved() -> None:
@@ -100,7 +103,8 @@ def test_few_samples_are_said() -> None:
     assert made.scale.source_shots == 15
     assert made.source.stop_at is None
     assert made.notes == (
-        "test images: 5 a class, not 250: the smallest class has 20 images",
+        "test images: 5 a class, not 250: the smallest class, 'k0', has 20 images (leave it out with --classes)",
+        "classes: 4 for the source; 4 others for the target, chance 25%",
         "samples per class: up to 10; the smallest class has 15 to train on",
         "source: 15 samples per class, all there are (the protocol: 400)",
         "source: trained for 8,000 steps, fixed beforehand; nothing was chosen by looking at accuracy",
@@ -183,6 +187,12 @@ def test_a_source_that_learnt_too_little_is_said(sixty_two: DataSet) -> None:
     rows = frame([{**about, "run_key": str(seed), "seed": seed, "value": (0.61, 0.95)[seed]} for seed in range(2)])
     assert remarks(made, rows) == ["source of seed 0: right on 61.0% of its training samples in the end, not 94%"]
     assert remarks(design(Request(sixty_two, source_steps=9)), rows) == []
+    learnt = {1: 1.0, 40: 0.8}
+    scratch = [{**about, "run_key": f"t{k}", "trial": 0, "n": 0, "shots": k, "value": v} for k, v in learnt.items()]
+    assert remarks(design(Request(sixty_two, source_steps=9)), frame(scratch)) == [
+        "from scratch with 40 samples per class: right on 80% of training samples in the end; these nets have not "
+        "finished learning, so that what transfer gains is partly speed (see --steps)"
+    ]
 
 
 @pytest.mark.parametrize(

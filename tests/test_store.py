@@ -206,6 +206,22 @@ def test_a_file_in_the_place_of_the_store(tmp_path: Path) -> None:
             Store(place)
 
 
+def test_a_store_is_not_made_among_other_things(tmp_path: Path) -> None:
+    """Bug: `--store photos` filled the user's photos with folders."""
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(StoreError, match="is a folder with other things in it; pass another --store"):
+        Store(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cat"]
+
+
+def test_a_store_that_vanished_is_said(store: Store) -> None:
+    import shutil
+
+    shutil.rmtree(store.folder)
+    with pytest.raises(StoreError, match="is no longer there; the same command makes it anew"):
+        store.put(RUN, RESULT, {})
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
     """A file system of 300 kB."""

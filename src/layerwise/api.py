@@ -74,8 +74,6 @@ def study(
     }
     module = study_module(name)
     workers = _workers(executor, workers)
-    if out is not None and not dry_run:
-        prepare(Path(out))
     shelf = Store(Path(store))
     opened, place = open_data(data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable)
     request = Request(
@@ -84,6 +82,8 @@ def study(
     )  # fmt: skip
     design = module.design(request)
     wanted = module.runs(design)
+    if out is not None and not dry_run:
+        prepare(Path(out))
     for note in (*opened.notes, *design.notes):
         listener.say(f"Note: {note}")
     job = _Job(wanted, shelf, {opened.digest: place}, opened, executor, workers, keep, listener)

@@ -174,7 +174,8 @@ def study(
     Stopped at any moment, the same command does the rest. Try `layerwise study gutstein --dry-run` first.
     """
     folder = out or Path("layerwise-out") / name
-    signal.signal(signal.SIGINT, _interrupt_once)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _interrupt_once)
     try:
         from layerwise import api
 
@@ -341,7 +342,8 @@ def _complain(kind: str, message: str) -> None:
 
 def _interrupt_once(*_signal: object) -> None:
     """Answer Ctrl-C, and no second one: workers are being ended, which takes a moment."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -378,11 +380,10 @@ def _print_findings(found: Any, path: Path) -> None:
 
 
 def _claim_row(claim: Any) -> list[str]:
-    from layerwise.report.words import number
+    from layerwise.report import words
 
-    estimate = "not measured" if claim.estimate is None else number(claim.estimate)
-    bounds = " to ".join(map(number, claim.interval)) + f" ({claim.level:.0%})" if claim.interval else ""
-    return [claim.id, claim.verdict, estimate, bounds]
+    told = {**claim.as_json(), "unit": claim.unit}
+    return [claim.id, claim.verdict, words.estimate(told), words.bounds(told)]
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> None:

@@ -31,6 +31,7 @@ from layerwise.run import Run, from_spec, key, spec
 
 STORE_VERSION = 1
 SUMS = "SHA256SUMS"
+FOLDERS = ("runs", "data", "locks", "writing")
 BEING_WRITTEN = 3600  # seconds for which a data set half decoded may still be at work
 KEY = re.compile("[0-9a-f]{16}")
 CANNOT_BE_WRITTEN = {
@@ -59,10 +60,12 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        mark = folder / "layerwise.json"
         with _clear_errors(folder):
-            for name in ("runs", "data", "locks", "writing"):
+            if folder.exists() and not mark.exists() and {entry.name for entry in folder.iterdir()} - {*FOLDERS}:
+                raise StoreError(f"store {folder} is a folder with other things in it; pass another --store")
+            for name in FOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
-            mark = folder / "layerwise.json"
             if not mark.exists():
                 _write_whole(mark, json.dumps({"store_version": STORE_VERSION}).encode())
             _check_version(folder, mark.read_text())
@@ -252,6 +255,8 @@ def _clear_errors(folder: Path) -> Iterator[None]:
                 f"store {folder} is full; free some space or pass another --store. "
                 "Finished runs are safe, and the same command does the rest"
             ) from error
+        if error.errno == errno.ENOENT and folder.parent.is_dir() and not (folder / "layerwise.json").exists():
+            raise StoreError(f"store {folder} is no longer there; the same command makes it anew") from error
         if error.errno in CANNOT_BE_WRITTEN:
             raise StoreError(f"store {folder} cannot be written ({error.strerror}); pass another --store") from error
         raise

@@ -10,6 +10,7 @@ from layerwise.data.dataset import PART_NAMES, DataSet, make
 from layerwise.data.pictures import Options, Picture, stack
 from layerwise.errors import DataError
 
+NOT_DATA = (".", "__MACOSX", "layerwise-store", "layerwise-out")  # how such folders begin
 LAYOUT = "folder:DIR needs a folder for each class with its pictures in it, such as DIR/cat/1.jpg"
 
 
@@ -55,9 +56,9 @@ def part_folders(folder: Path) -> list[tuple[str, Path]]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, in natural order."""
+    """The folders in a folder that can be data, in natural order: not hidden ones, nor those that layerwise made."""
     try:
-        inner = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        inner = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(NOT_DATA)]
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror})") from error
     return sorted(inner, key=lambda path: natural(path.name))

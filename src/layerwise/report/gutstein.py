@@ -14,6 +14,9 @@ def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
     if not shots:
         return ()
     shown = sorted({shots[0], shots[len(shots) // 2], shots[-1]})  # the paper shows 1, 10 and 40
+    trials = rows.loc[rows["trial"].notna(), ["seed", "trial"]].drop_duplicates()
+    if len(trials) == 1:
+        shown = []  # a range needs two
     return (
         levels(rows, layers=layers),
         *(levels(rows, k, layers) for k in shown),

@@ -27,6 +27,7 @@ __all__ = ["TITLE", "cells", "claims", "design", "remarks", "runs", "table", "wo
 TITLE = "Which levels of a LeNet-5 transfer? Gutstein, Fuentes, Freudenthal: knowledge transfer in deep nets"
 BITS = 20  # of a class's target, and outputs of the net
 MOST_CLASSES = 20  # on each side
+LEARNT = 0.98  # of its training samples: a net from scratch below it has not finished learning
 TRIAL_STRIDE = 1_000  # between the seeds of a source's trials, so that asking for more of them renames none
 SOURCE_ACCURACY = 0.94  # on its own training samples: "deemed sufficient and perhaps even more appropriate"
 
@@ -77,10 +78,12 @@ class Cell:
 def design(request: Request) -> Design:
     """Fit the paper's protocol to the data, and note what had to be fitted."""
     scale: Scale = scaled(request, SCALES)
-    width = len(sides(request, "gutstein", 0, MOST_CLASSES)[1])
+    known, others = sides(request, "gutstein", 0, MOST_CLASSES)
+    width = len(others)
     largest = max(*SCALES[request.scale].shots, *scale.shots)  # the parts do not depend on asking for fewer
     parts, notes = fit_parts(request, -(-scale.test // width), largest)
     most = available(request, parts)
+    notes.append(f"classes: {len(known)} for the source; {width} others for the target, chance {1 / width:.0%}")
     if max(scale.shots) > most and request.shots is None:
         scale = replace(scale, shots=tuple(k for k in scale.shots if k <= most) or (most,))
         notes.append(f"samples per class: up to {max(scale.shots)}; the smallest class has {most} to train on")
@@ -156,16 +159,22 @@ def table(design: Design, results: Mapping[str, Result]) -> pd.DataFrame:
 
 
 def remarks(design: Design, rows: pd.DataFrame) -> list[str]:
-    """What the rows show that a reader must know: sources that did not learn what they should have."""
-    if design.source.stop_at is None:
-        return []
+    """What the rows show that a reader must know: nets that did not learn what they should have."""
     sources = final(pick(rows[rows["trial"].isna()], quantity="accuracy", split="train"))
-    wanted = design.source.stop_at
+    wanted = design.source.stop_at or 0.0
     short = sources[sources["value"] < wanted]
-    return [
+    found = [
         f"source of seed {row.seed}: right on {row.value:.1%} of its training samples in the end, not {wanted:.0%}"
         for row in short.itertuples()
     ]
+    scratch = final(pick(rows[rows["trial"].notna()], quantity="accuracy", split="train", n=0))
+    for shots, learnt in scratch.groupby("shots")["value"].mean().items():
+        if learnt < LEARNT:
+            found.append(
+                f"from scratch with {shots} samples per class: right on {learnt:.0%} of training samples in the end; "
+                "these nets have not finished learning, so that what transfer gains is partly speed (see --steps)"
+            )
+    return found
 
 
 def _rows_of(design: Design, cell: Cell, result: Result) -> Iterator[dict[str, Any]]:

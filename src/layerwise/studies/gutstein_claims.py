@@ -199,7 +199,7 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
     by = {claim.id: claim for claim in made}
     return answer, (
         _said(by["G2"], "With 1 and 5 samples per class, keeping levels changes test accuracy by {} points on average"),
-        _said(by["G3"], "Each doubling of the samples takes {} points from what transfer brings", signed=False),
+        _said(by["G3"], "With each doubling of the samples, what transfer brings changes by {} points", sign=-1),
         _said(
             by["G4"], "With only the last level learning, more than 10 samples per class bring {} points of accuracy"
         ),
@@ -241,14 +241,17 @@ def _basis(rows: pd.DataFrame) -> str:
     return f"These are means over {basis} and {nets}: under {FEWEST_CLUSTERS} class splits decide nothing."
 
 
-def _said(claim: Claim, sentence: str, *, signed: bool = True) -> str:
-    """A finding: the contrast in points with its interval, and the verdict on the paper's claim."""
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _said(claim: Claim, sentence: str, *, sign: int = 1) -> str:
+    """A finding: the contrast (times the sign) in points with its interval, and the verdict on the paper's claim."""
     if claim.estimate is None:
         return f"{claim.statement}: not measured, the runs that it needs were not made."
-    form = "{:+.1f}" if signed else "{:.1f}"
-    told = sentence.format(form.format(100 * claim.estimate))
+    told = sentence.format(_points(sign * claim.estimate))
     if claim.interval:
-        low, high = (form.format(100 * bound) for bound in claim.interval)
+        low, high = map(_points, sorted(sign * bound for bound in claim.interval))
         given = claim.rule.partition("this interval is ")[2]
         told += f" ({100 * (claim.level or 0):.0f} % interval {low} to {high}{', ' * bool(given)}{given})"
     return f"{told}. The paper's claim {claim.id} is {claim.verdict}."

@@ -83,10 +83,12 @@ def fit_parts(request: Request, test: int, largest_shots: int) -> tuple[Parts, l
             held = _spare_groups(request, column, largest_shots)
             kept = f"{column} {held[0]} to {held[-1]} are tested on, so that every test {column} is unseen"
             return Parts(column, test, tuple(map(str, held))), [f"test images: {kept}"]
-    fewest = int(np.bincount(data.labels, minlength=len(data.class_names))[_chosen(request)].min())
+    counts = np.bincount(data.labels, minlength=len(data.class_names))
+    smallest = min(_chosen(request), key=lambda c: int(counts[c]))
+    fewest = int(counts[smallest])
     fitted = min(test, max(1, fewest // 4))
-    notes = [f"test images: {fitted} a class, not {test}: the smallest class has {fewest} images"] * (fitted < test)
-    return Parts("random", fitted), notes
+    why = f"the smallest class, '{data.class_names[smallest]}', has {fewest} images (leave it out with --classes)"
+    return Parts("random", fitted), [f"test images: {fitted} a class, not {test}: {why}"] * (fitted < test)
 
 
 def available(request: Request, parts: Parts) -> int:
