@@ -19,6 +19,7 @@ from PIL import Image
 
 import layerwise
 from layerwise import cli
+from layerwise.cli.options import NET_NAMES
 from layerwise.data.dataset import make
 from layerwise.errors import StudyError
 from layerwise.nets import NETS
@@ -277,9 +278,10 @@ def test_help_is_quick_and_imports_nothing_large() -> None:
         "LARGE = 'torch', 'pandas', 'pyarrow', 'matplotlib'\n"
         "import sys, time; start = time.perf_counter(); sys.argv = ['layerwise', '--help']\n"
         "from layerwise import cli\n"
+        "from layerwise.cli import options\n"
         "try: cli.main()\n"
         "except SystemExit as end: assert not end.code\n"
-        "cli._data_names(''), cli._net_names(''), cli._study_names('')\n"
+        "options.data_names(''), options.net_names(''), options.study_names('')\n"
         "print(time.perf_counter() - start, [m for m in LARGE if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -303,7 +305,7 @@ def test_the_shell_completes_names(words: str, completed: list[str]) -> None:
 
 
 def test_names_for_completion_are_the_nets_there_are() -> None:
-    assert set(cli.NET_NAMES) == set(NETS)
+    assert set(NET_NAMES) == set(NETS)
 
 
 def test_lists_fit_eighty_columns(run: Callable[..., SimpleNamespace]) -> None:

@@ -1,0 +1,108 @@
+"""The command line: parse, call, print. It imports torch only once a command needs it."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from layerwise import __version__
+from layerwise.cli import runs
+from layerwise.cli.options import net_names
+from layerwise.cli.printing import complain, print_findings, print_table
+from layerwise.cli.study import study
+from layerwise.errors import LayerwiseError
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: with more, small nets are slower
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which layers transfer, which do not, why, and what to do with each layer.\n\n"
+    "Begin with `layerwise study gutstein`: it needs no data, and ends in a report that opens in a browser.",
+)
+app.add_typer(runs.app, name="runs")
+app.command()(study)
+MISTAKEN = 2  # exit code
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"layerwise {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of a study has filled.")],
+) -> None:
+    """Write the report of a finished study anew, from its rows."""
+    from layerwise.outputs import load
+
+    found = load(folder)
+    print_findings(found, found.report(folder / "report.html"))
+
+
+@app.command()
+def studies() -> None:
+    """List the studies."""
+    from layerwise.studies import STUDIES
+
+    print_table(["study", "what it does"], [[name, summary] for name, summary in STUDIES.items()])
+
+
+@app.command()
+def nets(
+    net: Annotated[str | None, typer.Argument(help="Show the layers of this one.", autocompletion=net_names)] = None,
+) -> None:
+    """List the nets, or the layers of one."""
+    from layerwise.nets import NETS, architecture
+
+    if net is None:
+        print_table(["net", "what it is"], [[name, found.summary] for name, found in NETS.items()])
+        return
+    architecture(net)
+    from layerwise.costs import layer_parameters
+
+    sizes = layer_parameters(net, (1, 32, 32), 20)
+    rows = [[str(number), name, f"{size:,}"] for number, (name, size) in enumerate(sizes.items(), 1)]
+    print_table(["layer", "name", "parameters (20 outputs)"], [*rows, ["", "in all", f"{sum(sizes.values()):,}"]])
+
+
+@app.command()
+def data() -> None:
+    """List the kinds of data and how to name them."""
+    from layerwise.data import READERS
+
+    print_table(["--data", "what it is"], [[reader.form, reader.help] for reader in READERS.values()])
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line and exit code 2, an interruption 130."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except LayerwiseError as error:
+        complain(type(error).__name__, str(error))
+    except TyperException as error:  # empty where typer has printed the help
+        if message := error.format_message():
+            complain("UsageError", f"{message} (see `{_help_of(error)}`)")
+    sys.exit(MISTAKEN)
+
+
+def _help_of(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'layerwise'} --help"

@@ -1,0 +1,43 @@
+"""What commands print: tables that can be cut and grepped, findings, and one line for a mistake."""
+
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import typer
+
+
+def complain(kind: str, message: str) -> None:
+    """One line on standard error, whatever is in the message: names of classes and files may hold line breaks."""
+    shown = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in f"{kind}: {message}")
+    typer.echo(shown, err=True)
+
+
+def print_findings(found: Any, path: Path) -> None:
+    """The answer, the findings, the claims, and where the report is."""
+    typer.echo(f"\n{found.answer}\n")
+    for number, finding in enumerate(found.findings, 1):
+        typer.echo(f"  {number}. {finding}")
+    typer.echo("")
+    print_table(["claim", "verdict", "estimate", "interval"], [_claim_row(claim) for claim in found.claims])
+    typer.echo(f"\nReport: {path}")
+
+
+def _claim_row(claim: Any) -> list[str]:
+    from layerwise.report import words
+
+    told = {**claim.as_json(), "unit": claim.unit}
+    return [claim.id, claim.verdict, words.estimate(told), words.bounds(told)]
+
+
+def print_table(heads: list[str], rows: list[list[str]]) -> None:
+    """Columns as wide as they need to be, to be cut and grepped; on a terminal the last one is wrapped to fit."""
+    *widths, _ = (max(map(len, column)) for column in zip(heads, *rows, strict=True))
+    indent = sum(widths) + 2 * len(widths)
+    room = max(20, shutil.get_terminal_size().columns - indent) if sys.stdout.isatty() else sys.maxsize
+    for row in [heads, *rows]:
+        first, *more = textwrap.wrap(row[-1], room) or [""]
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=True)]
+        typer.echo("\n".join(["  ".join([*cells, first]).rstrip(), *(" " * indent + line for line in more)]))

@@ -1,0 +1,143 @@
+"""`layerwise study`: run a study, or what the store lacks of it, and write its report."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from layerwise.cli.options import (
+    EXECUTORS,
+    SCALES,
+    STORE,
+    StoreOption,
+    data_names,
+    executors,
+    net_names,
+    numbers,
+    scales,
+    study_names,
+    whole,
+)
+from layerwise.cli.printing import complain, print_findings
+
+INTERRUPTED = 130  # exit code
+
+
+def _data(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Data", **option)
+
+
+def _design(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Design", **option)
+
+
+def _running(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Running", **option)
+
+
+def study(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Which study; see `layerwise studies`.", autocompletion=study_names)
+    ],
+    data: Annotated[
+        str, _data(metavar="DATA", help="Images; see `layerwise data`.", autocompletion=data_names)
+    ] = "glyphs",
+    resize: Annotated[int | None, _data(metavar="N", parser=whole, help="Make all images N x N pixels.")] = None,
+    grey: Annotated[bool, _data("--grey", help="Make all images grey.")] = False,
+    skip_unreadable: Annotated[
+        bool, _data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
+    ] = False,
+    classes: Annotated[
+        str | None, _data(metavar="LIST", help="Only these classes, by name or number from 0, such as 0-4,7,cat.")
+    ] = None,
+    hold_out: Annotated[
+        str | None,
+        _data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54."),
+    ] = None,
+    scale: Annotated[
+        str,
+        _design(
+            metavar="|".join(SCALES), autocompletion=scales, help="; ".join(f"{k}: {v}" for k, v in SCALES.items())
+        ),
+    ] = "demo",
+    net: Annotated[
+        str | None,
+        _design(metavar="NET", help="See `layerwise nets`.  [default: the paper's own]", autocompletion=net_names),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        _design(metavar="K", parser=whole, help="Independent class splits, each with its own source net."),
+    ] = None,
+    trials: Annotated[int | None, _design(metavar="K", parser=whole, help="Trials of each source.")] = None,
+    shots: Annotated[
+        str | None, _design(metavar="N,N,...", help="Training samples per class of the target, such as 1,5,10.")
+    ] = None,
+    steps: Annotated[int | None, _design(metavar="N", parser=whole, help="Training steps of each target.")] = None,
+    source_steps: Annotated[
+        int | None,
+        _design(metavar="N", parser=whole, help="Training steps of each source, whatever its accuracy then."),
+    ] = None,
+    known: Annotated[
+        str | None, _design(metavar="LIST", help="The source's classes; the others are the target's.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        _design(
+            metavar="RULE",
+            help="How classes are split: random:SEED, or column:NAME, whose two values are source and target.",
+        ),
+    ] = None,
+    store: StoreOption = STORE,
+    out: Annotated[
+        Path | None, _running(metavar="DIR", help="Where the report goes.  [default: layerwise-out/NAME]")
+    ] = None,
+    executor: Annotated[
+        str,
+        _running(
+            metavar="|".join(EXECUTORS),
+            autocompletion=executors,
+            help="; ".join(f"{k}: {v}" for k, v in EXECUTORS.items()),
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        _running(metavar="K", parser=whole, help="Processes of the local executor.  [default: one per core]"),
+    ] = None,
+    keep: Annotated[bool, _running("--keep", help="Keep the weights of every run, not only of sources.")] = False,
+    dry_run: Annotated[bool, _running("--dry-run", help="Print the plan and its forecast, and stop.")] = False,
+) -> None:
+    """Run a study, or what the store lacks of it, and write its report.
+
+    Stopped at any moment, the same command does the rest. Try `layerwise study gutstein --dry-run` first.
+    """
+    folder = out or Path("layerwise-out") / name
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _interrupt_once)
+    try:
+        from layerwise import api
+
+        found = api.study(
+            name, data=data, net=net, scale=scale, seeds=seeds, trials=trials, shots=numbers("--shots", shots),
+            steps=steps, source_steps=source_steps, classes=classes, known=known, split=split, hold_out=hold_out,
+            resize=resize, grey=grey, skip_unreadable=skip_unreadable, store=store, out=folder, executor=executor,
+            workers=workers, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
+        )  # fmt: skip
+    except KeyboardInterrupt as interruption:
+        complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")
+        raise typer.Exit(INTERRUPTED) from None
+    if dry_run:
+        return
+    print_findings(found, folder / "report.html")
+    for failure in found.failures:
+        complain("Failed", failure)
+    if found.failures:
+        raise typer.Exit(1)
+
+
+def _interrupt_once(*_signal: object) -> None:
+    """Answer Ctrl-C, and no second one: workers are being ended, which takes a moment."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
+    raise KeyboardInterrupt
