@@ -19,8 +19,12 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def points(fraction: float) -> str:
-    """A change of accuracy in percentage points, signed."""
-    return signed(100 * fraction)
+    """A change of accuracy in percentage points, signed; one that would round to nothing has a digit more.
+
+    >>> points(0.0324), points(-0.00012), points(0.0)
+    ('+3.2', '−0.01', '0.0')
+    """
+    return signed(100 * fraction, 1 if abs(fraction) >= 0.0005 else 2) if fraction else "0.0"
 
 
 def number(value: float) -> str:

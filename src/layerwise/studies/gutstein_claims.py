@@ -242,7 +242,8 @@ def _basis(rows: pd.DataFrame) -> str:
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    digits = 1 if abs(value) >= 0.0005 or value == 0 else 2
+    return f"{100 * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _said(claim: Claim, sentence: str, *, sign: int = 1) -> str:
