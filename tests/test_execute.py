@@ -42,9 +42,9 @@ def test_a_plan_has_sources_first_and_each_run_once(blobs: DataSet) -> None:
 
 
 def test_a_source_comes_along_with_its_target(blobs: DataSet) -> None:
-    target = grid(blobs)[3]
+    source, _, _, target = grid(blobs, sources=1)
     made = plan([target], nothing)
-    assert [key(run) for run in made.order()] == [key(target.source), key(target)] if target.source else False
+    assert [key(run) for run in made.order()] == [key(source), key(target)]
 
 
 def test_a_stored_target_needs_no_source_and_a_missing_one_needs_its_weights(blobs: DataSet) -> None:

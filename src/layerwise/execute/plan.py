@@ -50,6 +50,7 @@ def plan(wanted: Iterable[Run], has: Callable[[str, bool], bool], *, keep: bool 
         name = key(run)
         if (name in wanted_keys and not has(name, keep)) or (name in needed and not has(name, True)):
             missing.append(run)
-            needed.update(key(run.source) for _ in [0] if run.source)
+            if run.source:
+                needed.add(key(run.source))
     kept = frozenset(runs) if keep else frozenset(sources)
     return Plan(tuple(ordered), tuple(reversed(missing)), kept)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from layerwise.data.dataset import DataSet
+from layerwise.data.folder import natural
 from layerwise.errors import DataError, StudyError, unknown
 from layerwise.randomness import generator
 from layerwise.tasks import TEST, TRAIN, Parts, choose_classes, part, split_classes
@@ -159,7 +160,7 @@ def _held_out(text: str, data: DataSet) -> tuple[str, tuple[str, ...]]:
         raise StudyError(
             f"--hold-out '{text}' is not COLUMN:VALUES of the data, such as writer:40-54 (columns: {have})"
         )
-    known = sorted({str(value) for value in data.columns[column].tolist()}, key=_natural)
+    known = sorted({str(value) for value in data.columns[column].tolist()}, key=natural)
     found: set[str] = set()
     for item in values.split(","):
         ends = [item] if item in known else re.split(r"(?<=.)-(?=.)", item, maxsplit=1)
@@ -181,7 +182,3 @@ def _spare_groups(request: Request, column: str, shots: int) -> list[Any]:
         if np.bincount(data.labels[train], minlength=len(data.class_names))[chosen].min() >= shots:
             return groups[enough:]
     return groups[-max(1, len(groups) // 4) :]
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    return [(int(piece), "") if piece.isdigit() else (0, piece) for piece in re.split(r"(\d+)", text)]
