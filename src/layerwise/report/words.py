@@ -24,7 +24,8 @@ def points(fraction: float) -> str:
     >>> points(0.0324), points(-0.00012), points(0.0)
     ('+3.2', '−0.01', '0.0')
     """
-    return signed(100 * fraction, 1 if abs(fraction) >= 0.0005 else 2) if fraction else "0.0"
+    small = 0.005 <= abs(100 * fraction) < 0.05
+    return signed(100 * fraction, 2 if small else 1)
 
 
 def number(value: float) -> str:

@@ -242,7 +242,8 @@ def _basis(rows: pd.DataFrame) -> str:
 
 
 def _points(value: float) -> str:
-    digits = 1 if abs(value) >= 0.0005 or value == 0 else 2
+    """A change in percentage points; one that would round to nothing has a digit more."""
+    digits = 2 if 0.005 <= abs(100 * value) < 0.05 else 1
     return f"{100 * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
