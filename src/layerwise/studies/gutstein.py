@@ -117,7 +117,7 @@ def design(request: Request) -> Design:
 def _recipe(steps: int, **more: Any) -> Recipe:
     """The paper does not say how its nets were trained: plain SGD, one rate for all, lowered near the end.
 
-    Rate and batch were chosen on one class split of glyphs, by whether nets learnt their training samples, and then kept.
+    Rate and batch were chosen on one class split of glyphs, by whether nets learnt their training samples.
     """
     return Recipe(steps, batch_size=20, rate=0.05, momentum=0.9, drops=() if "stop_at" in more else (0.8,), **more)
 
