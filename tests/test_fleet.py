@@ -123,6 +123,15 @@ def test_stages(blobs: DataSet) -> None:
         assert_equal(one, other)
 
 
+def test_stages_that_stop_early_count_the_steps_they_took(blobs: DataSet) -> None:
+    """Bug: the second stage counted from the steps that the first was given, not from those it took."""
+    recipe = replace(RECIPES["momentum"], evaluate_every=5, stop_at=0.8)
+    fleet, alone = both(blobs, runs(blobs, ["T4 > T*", "R4 > F3R", "T3R > T*"], recipe, "bits:7"))
+    assert any(one.steps[0] < STEPS for one in fleet if isinstance(one, Trained))
+    for one, other in zip(fleet, alone, strict=True):
+        assert_equal(one, other)
+
+
 def test_members_stop_on_their_own(blobs: DataSet) -> None:
     recipe = replace(RECIPES["momentum"], evaluate_every=5, stop_at=0.8)
     fleet, alone = both(blobs, runs(blobs, LETTERS, recipe, "bits:7"))

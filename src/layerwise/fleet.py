@@ -94,7 +94,7 @@ class _Stage:
         self.trained = torch.tensor([member.run.treatment.trained[stage] for member in members])  # (members, layers)
         self.layer_of = self._layers()
         self.active = torch.ones(len(members), dtype=torch.bool)
-        self.before = sum(recipe.steps for recipe in members[0].run.recipes[:stage])
+        self.before = [sum(member.steps) for member in members]  # steps of earlier stages, as they were taken
 
     def _layers(self) -> dict[str, int]:
         """The position of the layer that each weight, and each module of the body, belongs to."""
@@ -214,7 +214,7 @@ class _Stage:
 
     def _drop_diverged(self, losses: Tensor, step: int) -> None:
         for index in (~losses.isfinite() & self.active).nonzero().flatten().tolist():
-            self._check(index, [Point(self.before + step, "train", "loss", losses[index].item())])
+            self._check(index, [Point(self.before[index] + step, "train", "loss", losses[index].item())])
 
     def _check(self, index: int, points: list[Point]) -> list[Point]:
         """These points; a member whose points are no numbers is lost."""
@@ -231,7 +231,7 @@ class _Stage:
             member, feed = self.members[index], self.feeds[index]
             self.rest.load_state_dict(self._slice(index))
             seen = looked_at(feed, self.recipe, step)
-            member.curve += self._check(index, evaluate(self.rest, feed, self.before + step, seen))
+            member.curve += self._check(index, evaluate(self.rest, feed, self.before[index] + step, seen))
             stop = self.recipe.stop_at
             if stop is not None and step and self.active[index] and newest_accuracy(member.curve) >= stop:
                 self.active[index] = False

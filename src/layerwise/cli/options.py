@@ -1,5 +1,6 @@
 """Options that commands share: how they are completed and read. Nothing here imports torch."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,27 +18,26 @@ EXECUTORS = {"local": "a process per core", "serial": "this process alone"}
 
 
 def study_names(incomplete: str) -> list[str]:
+    """Studies whose names begin so."""
     from layerwise.studies import STUDIES
 
-    return [name for name in STUDIES if name.startswith(incomplete)]
+    return among(STUDIES)(incomplete)
 
 
 def data_names(incomplete: str) -> list[str]:
+    """Kinds of data whose names begin so, with the colon where a path follows."""
     from layerwise.data import READERS
 
-    return [name + ":" * reader.takes_path for name, reader in READERS.items() if name.startswith(incomplete)]
+    return among(name + ":" * reader.takes_path for name, reader in READERS.items())(incomplete)
 
 
-def net_names(incomplete: str) -> list[str]:
-    return [name for name in NET_NAMES if name.startswith(incomplete)]
+def among(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """The completion of a word that is one of these."""
+    known = tuple(names)
+    return lambda incomplete: [name for name in known if name.startswith(incomplete)]
 
 
-def scales(incomplete: str) -> list[str]:
-    return [name for name in SCALES if name.startswith(incomplete)]
-
-
-def executors(incomplete: str) -> list[str]:
-    return [name for name in EXECUTORS if name.startswith(incomplete)]
+net_names, scales, executors = among(NET_NAMES), among(SCALES), among(EXECUTORS)
 
 
 def whole(text: str) -> int:
@@ -49,6 +49,7 @@ def whole(text: str) -> int:
 
 
 def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """The numbers in an option such as `1,5,10`, in ascending order; StudyError with the option where they are none."""
     if text is None:
         return None
     try:
@@ -58,6 +59,7 @@ def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
 
 
 def open_store(store: Path) -> Any:
+    """A store that is there; StudyError where it is not: looking at runs makes no store."""
     from layerwise.store import Store
 
     if not store.is_dir():
