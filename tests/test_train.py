@@ -87,7 +87,8 @@ def food(dtype: torch.dtype = torch.float64, *, is_bits: bool = False) -> Feed:
     classes = torch.arange(17) % 3
     images = torch.randn(17, *SHAPE, generator=draw, dtype=torch.float64) + classes[:, None, None, None]
     codes = torch.eye(3) * 2 - 1 if is_bits else torch.eye(3)
-    parts = {"train": Part(images[:10].to(dtype), classes[:10]), "test": Part(images[10:].to(dtype), classes[10:])}
+    rows, pool = torch.arange(17), images.to(dtype)
+    parts = {"train": Part(pool, rows[:10], classes[:10]), "test": Part(pool, rows[10:], classes[10:])}
     return Feed(parts, codes.to(dtype), is_bits)
 
 
@@ -133,7 +134,7 @@ def by_hand(run: Run, begin: State, letters: str, eats: Feed) -> State:
             for k in modules:
                 net[k].train(letter not in "FX")
         part = eats.parts["train"]
-        outputs = net(part.images[batch])
+        outputs = net(part.images(batch))
         target = part.classes[batch]
         loss = (
             ((outputs - eats.codes[target]) ** 2).mean() if eats.is_bits else F.nll_loss(outputs.log_softmax(1), target)
@@ -188,7 +189,7 @@ def test_accuracy_and_loss_are_those_of_the_net_in_eval_mode() -> None:
     expected = []
     for split in ("train", "test"):
         part = eats.parts[split]
-        outputs = net(part.images)
+        outputs = net(part.pool[part.rows])
         right = sum(int(row.argmax()) == int(c) for row, c in zip(outputs, part.classes, strict=True))
         expected += [(12, split, "accuracy", right / len(part.classes))]
         expected += [(12, split, "loss", F.cross_entropy(outputs, part.classes).item())]

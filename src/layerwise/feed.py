@@ -1,7 +1,12 @@
-"""What a trainer eats: a task's images and targets as tensors, and the order in which a run sees them."""
+"""What a trainer eats: a task's images and targets as tensors, and the order in which a run sees them.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+Tasks share a *pool* of images, and each part of a task says which of them are its own: what frozen layers make of the
+pool is then computed once, for all tasks and parts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,12 +21,33 @@ from layerwise.run import Run
 from layerwise.tasks import Task, codes, examples
 
 
+@runtime_checkable
+class Pool(Protocol):
+    """Images, or what frozen layers make of them, by row: a tensor is one."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(images, ...)."""
+
+    def __getitem__(self, rows: Int[Tensor, " some"]) -> Float[Tensor, "some ..."]:
+        """These images."""
+
+
 @dataclass(frozen=True)
 class Part:
     """Images of one part of a task, with their classes."""
 
-    images: Float[Tensor, "examples ..."]  # (channels, height, width), or what frozen layers make of it
+    pool: Pool
+    rows: Int[Tensor, " examples"]  # of the pool
     classes: Int[Tensor, " examples"]  # positions in the task's classes
+
+    def images(self, batch: Int[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
+        """The images at these positions of the part."""
+        return self.pool[self.rows[batch]]
+
+    def chunks(self, size: int) -> Iterator[Float[Tensor, "some ..."]]:
+        """All images of the part in order, so many at a time."""
+        return (self.pool[rows] for rows in torch.split(self.rows, size))
 
 
 @dataclass(frozen=True)
@@ -35,7 +61,7 @@ class Feed:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
-        channels, height, width = self.parts["train"].images.shape[1:]
+        channels, height, width = self.parts["train"].pool.shape[1:]
         return channels, height, width
 
     def loss(self, outputs: Float[Tensor, "examples outputs"], classes: Int[Tensor, " examples"]) -> Float[Tensor, ""]:
@@ -46,33 +72,69 @@ class Feed:
         """The class whose code is nearest: as all codes are equally long, that of the largest product."""
         return (outputs @ self.codes.T).argmax(1)
 
+    def with_pool(self, pool: Pool) -> "Feed":
+        """The same task with other images in the same rows."""
+        return replace(self, parts={name: replace(part, pool=pool) for name, part in self.parts.items()})
 
-def feed(task: Task, data: DataSet, net: str, precision: str = "float32") -> Feed:
+
+def feed(task: Task, data: DataSet, net: str, precision: str = "float32", device: str = "cpu") -> Feed:
     """The images of a task, scaled as the net wants them."""
-    chosen = examples(task, data.labels, data.columns, data.class_names)
-    positions = np.full(len(data.class_names), -1)
-    positions[list(task.classes)] = np.arange(len(task.classes))
+    return feeds([task], data, net, precision, device)[0]
+
+
+def feeds(tasks: Sequence[Task], data: DataSet, net: str, precision: str = "float32", device: str = "cpu") -> list[Feed]:
+    """The feeds of several tasks on one pool: their images, each once, in the order of the data set."""
+    chosen = [vars(examples(task, data.labels, data.columns, data.class_names)) for task in tasks]
+    wanted = np.unique(np.concatenate([where for parts in chosen for where in parts.values()]))
+    pool, dtype = images(data, wanted, net, precision).to(device), getattr(torch, precision)
+
+    def part(task: Task, where: Int[np.ndarray, " examples"]) -> Part:
+        positions = np.full(len(data.class_names), -1)
+        positions[list(task.classes)] = np.arange(len(task.classes))
+        rows, classes = np.searchsorted(wanted, where), positions[data.labels[where]]
+        return Part(pool, torch.from_numpy(rows).to(device), torch.from_numpy(classes).to(device))
+
+    return [
+        Feed(
+            {name: part(task, where) for name, where in parts.items() if len(where)},
+            torch.from_numpy(codes(task)).to(device, dtype),
+            task.is_bits,
+        )
+        for task, parts in zip(tasks, chosen, strict=True)
+    ]
+
+
+def images(
+    data: DataSet, where: Int[np.ndarray, " some"], net: str, precision: str
+) -> Float[Tensor, "some channels height width"]:
+    """Images of a data set by position, scaled as the net wants them."""
     found, dtype = architecture(net), getattr(torch, precision)
     mean, std = (torch.tensor(values, dtype=dtype)[:, None, None] for values in (found.mean, found.std))
-
-    def part(where: Int[np.ndarray, " examples"]) -> Part:
-        pixels = torch.from_numpy(np.ascontiguousarray(data.images[where])).to(dtype)
-        return Part((pixels / 255 - mean) / std, torch.from_numpy(positions[data.labels[where]]))
-
-    named = {"train": chosen.train, "validation": chosen.validation, "test": chosen.test}
-    return Feed({n: part(w) for n, w in named.items() if len(w)}, torch.from_numpy(codes(task)).to(dtype), task.is_bits)
+    return torch.from_numpy(np.ascontiguousarray(data.images[where])).to(dtype).div_(255).sub_(mean).div_(std)
 
 
-def batches(run: Run, stage: int, examples: int) -> Iterator[Int[Tensor, " batch"]]:
-    """Positions of each step's training examples, without end: one shuffled pass after another.
+class Order:
+    """The order in which a run sees its training examples: one shuffled pass after another, without end.
 
     A batch may reach from one pass into the next, so that all are equally large, whatever the number of examples.
     """
-    size = run.recipes[stage].batch_size
-    draw = generator("order", run.seed, run.task.stream, run.draw, stage)
-    waiting = np.empty(0, np.int64)
+
+    def __init__(self, run: Run, stage: int, examples: int) -> None:
+        self.size, self.examples = run.recipes[stage].batch_size, examples
+        self.draw = generator("order", run.seed, run.task.stream, run.draw, stage)
+        self.waiting = np.empty(0, np.int64)
+
+    def take(self, steps: int) -> Int[Tensor, "steps batch"]:
+        """Positions of the next steps' training examples."""
+        lacking = steps * self.size - len(self.waiting)
+        passes = [self.draw.permutation(self.examples) for _ in range(-(-max(lacking, 0) // self.examples))]
+        waiting = np.concatenate([self.waiting, *passes])
+        taken, self.waiting = np.split(waiting, [steps * self.size])
+        return torch.from_numpy(taken).view(steps, self.size)
+
+
+def batches(run: Run, stage: int, examples: int) -> Iterator[Int[Tensor, " batch"]]:
+    """Positions of each step's training examples, without end."""
+    order = Order(run, stage, examples)
     while True:
-        while len(waiting) < size:
-            waiting = np.concatenate([waiting, draw.permutation(examples)])
-        yield torch.from_numpy(waiting[:size])
-        waiting = waiting[size:]
+        yield order.take(1)[0]

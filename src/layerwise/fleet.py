@@ -7,21 +7,26 @@ own initial weights, data order, dropout masks and batch-norm modes: in float64 
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
 from layerwise.batched import BatchNorm, Dropout, adapt
+from layerwise.captured import capture
 from layerwise.dropout import draw_mask, dropout_draws
 from layerwise.errors import Diverged
-from layerwise.feed import Feed, batches
+from layerwise.feed import Feed, Order
 from layerwise.layers import Layer, fit, layers
 from layerwise.nets import build
-from layerwise.prefix import beyond, frozen_depth, split
+from layerwise.operations import members_together
+from layerwise.prefix import Prefix, frozen_depth, split
 from layerwise.run import Recipe, Run
 from layerwise.start import State, begin
 from layerwise.train import (
@@ -34,6 +39,8 @@ from layerwise.train import (
     newest_accuracy,
     set_rates,
 )
+
+AHEAD = 64  # steps whose data order is drawn at once
 
 
 @dataclass
@@ -54,11 +61,12 @@ class _Member:
 
 
 def train_fleet(
-    runs: Sequence[Run], feeds: Sequence[Feed], sources: Sequence[Trained | None]
+    runs: Sequence[Run], feeds: Sequence[Feed], sources: Sequence[Trained | None], prefix: Prefix | None = None
 ) -> list[Trained | Diverged]:
     """Train runs of one net, one shape and equal recipes together; gives each one's result, or why it has none.
 
-    Raises LayersError where a treatment or the recipe does not fit the net.
+    `prefix` remembers what frozen layers give from one call to the next. Raises LayersError where a treatment or the
+    recipe does not fit the net.
     """
     alike = {(r.net, r.recipes, r.task.outputs, f.is_bits, f.shape) for r, f in zip(runs, feeds, strict=True)}
     if len(alike) != 1:
@@ -67,34 +75,44 @@ def train_fleet(
         _Member(run, feed, source, source.weights if source else {})
         for run, feed, source in zip(runs, feeds, sources, strict=True)
     ]
-    net = build(runs[0].net, feeds[0].shape, runs[0].task.outputs, seed=0).to(feeds[0].codes.dtype)
-    found = layers(net, feeds[0].parts["train"].images[:1])
+    like = feeds[0].codes
+    net = build(runs[0].net, feeds[0].shape, runs[0].task.outputs, seed=0).to(like.device, like.dtype)
+    found = layers(net, torch.zeros(1, *feeds[0].shape, dtype=like.dtype, device=like.device))
     for run in runs:
         fit(run.treatment, run.net, found)
     for stage in range(len(runs[0].recipes)):
         if going := [member for member in members if member.lost is None]:
-            _Stage(going, stage, net, found).train()
+            _Stage(going, stage, net, found, prefix or Prefix()).train()
     return [member.result() for member in members]
 
 
 class _Stage:
     """One stage of all members at once: their stacked weights, and the rest of the net that they train."""
 
-    def __init__(self, members: Sequence[_Member], stage: int, net: nn.Module, found: Sequence[Layer]) -> None:
+    def __init__(
+        self, members: Sequence[_Member], stage: int, net: nn.Module, found: Sequence[Layer], prefix: Prefix
+    ) -> None:
         self.members, self.stage, self.net, self.found = members, stage, net, found
         self.recipe: Recipe = members[0].run.recipes[stage]
         self.states = [self._begin(member) for member in members]
-        depth = min(frozen_depth(member.run, stage) for member in members)
-        self.depth, first, self.rest = split(net, found, depth)
-        self.feeds = self._feeds(first)
+        depth, first, self.rest = split(net, found, min(frozen_depth(member.run, stage) for member in members))
+        self.feeds = [self._beyond(k, found[:depth], first, prefix) for k in range(len(members))]
         self.body = adapt(copy.deepcopy(self.rest))
         names = dict(self.rest.state_dict(keep_vars=True))
         self.stack = {name: torch.stack([state[name] for state in self.states]) for name in names}
         self.weights = {name: self.stack.pop(name) for name, _ in self.rest.named_parameters()}
-        self.trained = torch.tensor([member.run.treatment.trained[stage] for member in members])  # (members, layers)
+        on = [member.run.treatment.trained[stage] for member in members]
+        self.trained = torch.tensor(on, device=self.codes.device)  # (members, layers)
         self.layer_of = self._layers()
-        self.active = torch.ones(len(members), dtype=torch.bool)
+        self.learnt = [name for name in self.weights if self.trained[:, self.layer_of[name]].any()]
+        self.active = torch.ones(len(members), dtype=torch.bool, device=self.codes.device)
         self.before = [sum(member.steps) for member in members]  # steps of earlier stages, as they were taken
+        self.forward: Callable[..., Any] | None = None
+
+    @property
+    def codes(self) -> Float[Tensor, "classes outputs"]:
+        """The targets of some member: all are on one device, of one type."""
+        return self.feeds[0].codes
 
     def _layers(self) -> dict[str, int]:
         """The position of the layer that each weight, and each module of the body, belongs to."""
@@ -107,43 +125,33 @@ class _Stage:
     def _begin(self, member: _Member) -> State:
         rewound = member.source.initial if member.source else None
         state = begin(member.run, self.stage, self.found, member.feed.shape, member.previous or None, rewound)
+        state = {name: tensor.to(member.feed.codes.device) for name, tensor in state.items()}
         member.initial = member.initial or state
         return state
 
-    def _feeds(self, first: nn.Module) -> list[Feed]:
-        """What each member's rest is fed with; members with equal frozen layers and data share it."""
-        if self.depth == 0:
-            return [member.feed for member in self.members]
-        names = [n for layer in self.found[: self.depth] for n in layer.parameters + layer.buffers]
-        shared: dict[object, Feed] = {}
-        feeds = []
-        for member, state in zip(self.members, self.states, strict=True):
-            same = (id(member.feed), *(state[name].numpy().tobytes() for name in names if name in state))
-            if same not in shared:
-                self.net.load_state_dict(state)
-                shared[same] = beyond(first, member.feed)
-            feeds.append(shared[same])
-        return feeds
+    def _beyond(self, index: int, frozen: Sequence[Layer], first: nn.Module, prefix: Prefix) -> Feed:
+        """What a member's rest is fed with; members with equal frozen layers and one pool share it."""
+        if not frozen:
+            return self.members[index].feed
+        self.net.load_state_dict(self.states[index])
+        return prefix.beyond(self.net, frozen, first, self.members[index].feed)
 
     def train(self) -> None:
         """Take the stage's steps; leaves its results in the members."""
-        train_any = self.trained.any(0).tolist()
-        optimiser = build_optimiser(self.weights, self.found, train_any, self.recipe)
-        orders = [
-            batches(member.run, self.stage, len(feed.parts["train"].classes))
-            for member, feed in zip(self.members, self.feeds, strict=True)
-        ]
+        optimiser = build_optimiser(self.weights, self.found, self.trained.any(0).tolist(), self.recipe, fused=True)
+        batches = _Batches([member.run for member in self.members], self.stage, self.feeds)
         draws = [dropout_draws(self.net, self.found, member.run, self.stage) for member in self.members]
+        dropouts = [(name, module) for name, module in self.body.named_modules() if isinstance(module, Dropout)]
         if self.recipe.evaluates_after(0):
             self._evaluate(0)
         for step in range(self.recipe.steps):
-            images, classes = self._batch(orders)
+            images, classes = batches.next()
             self._set_modes()
-            self._draw_masks(draws, images)
-            losses, left = self._losses(images, classes)
+            self._draw_masks(dropouts, draws, images)
+            losses, gradients, left = self._pass(images, self._aims(classes))
             self._drop_diverged(losses, step)
             if optimiser:
-                self._update(optimiser, losses, step)
+                self._update(optimiser, gradients, step)
             self.stack.update(left)
             if self.recipe.evaluates_after(step + 1):
                 self._evaluate(step + 1)
@@ -154,34 +162,42 @@ class _Stage:
             if len(member.steps) == self.stage:
                 member.steps.append(self.recipe.steps)
 
-    def _batch(self, orders: Sequence[Iterator[Tensor]]) -> tuple[Tensor, Tensor]:
-        """Each member's next batch: images (members, batch, ...) and classes (members, batch)."""
-        parts = [feed.parts["train"] for feed in self.feeds]
-        chosen = [next(order) for order in orders]
-        images = torch.stack([part.images[batch] for part, batch in zip(parts, chosen, strict=True)])
-        classes = torch.stack([part.classes[batch] for part, batch in zip(parts, chosen, strict=True)])
-        return images, classes
-
-    def _losses(self, images: Tensor, classes: Tensor) -> tuple[Tensor, State]:
-        """Each member's loss, and the buffers that the forward pass leaves."""
-        outputs, left = vmap(self._forward)(self.weights, self.stack, images)  # outputs: (members, batch, outputs)
+    def _aims(self, classes: Int[Tensor, "members batch"]) -> Tensor:
+        """What the outputs aim at: codes (members, batch, outputs), or the classes themselves."""
         if not self.feeds[0].is_bits:
-            single = F.cross_entropy(outputs.flatten(0, 1), classes.flatten(), reduction="none")
-            return single.view(classes.shape).mean(1), left
-        aims = torch.stack([feed.codes[own] for feed, own in zip(self.feeds, classes, strict=True)])
-        return (outputs - aims).square().mean((1, 2)), left
+            return classes
+        return torch.stack([feed.codes[own] for feed, own in zip(self.feeds, classes, strict=True)])
 
-    def _forward(self, weights: State, others: State, images: Tensor) -> tuple[Tensor, State]:
-        outputs = functional_call(self.body, {**weights, **others}, (images,))
+    def _pass(self, images: Tensor, aims: Tensor) -> tuple[Tensor, Sequence[Tensor | None], State]:
+        """Each member's loss, the gradients of the weights that are learnt, and the buffers that the pass leaves."""
+        if self.forward is None:
+            self.forward = capture(self._step, self.weights, self.stack, images, aims)
+        return self.forward(self.weights, self.stack, images, aims)
+
+    def _step(
+        self, weights: State, others: State, images: Tensor, aims: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor | None], State]:
+        outputs, left = vmap(self._outputs)(weights, others, images)  # outputs: (members, batch, outputs)
+        if self.feeds[0].is_bits:
+            losses = (outputs - aims).square().mean((1, 2))
+        else:
+            losses = F.cross_entropy(outputs.flatten(0, 1), aims.flatten(), reduction="none").view(aims.shape).mean(1)
+        learnt = [weights[name] for name in self.learnt]
+        gradients = torch.autograd.grad(losses.sum(), learnt, allow_unused=True) if learnt else ()
+        return losses.detach(), gradients, left
+
+    def _outputs(self, weights: State, others: State, images: Tensor) -> tuple[Tensor, State]:
+        with members_together():
+            outputs = functional_call(self.body, {**weights, **others}, (images,))
         norms = ((name, module) for name, module in self.body.named_modules() if isinstance(module, BatchNorm))
         return outputs, {f"{name}.{buffer}": new for name, norm in norms for buffer, new in norm.left.items()}
 
-    def _update(self, optimiser: torch.optim.Optimizer, losses: Tensor, step: int) -> None:
+    def _update(self, optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor | None], step: int) -> None:
         """One step of the optimiser on all stacks; what is frozen for a member is put back as it was."""
         kept = {name: self.weights[name].detach().clone() for name in self._partly_frozen()}
         set_rates(optimiser, self.recipe.rate_at(step))
-        optimiser.zero_grad()
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        for name, gradient in zip(self.learnt, gradients, strict=True):
+            self.weights[name].grad = gradient
         optimiser.step()
         with torch.no_grad():
             for name, before in kept.items():
@@ -190,7 +206,7 @@ class _Stage:
 
     def _partly_frozen(self) -> list[str]:
         """Weights that are trained for some members and not for all."""
-        return [name for name, weight in self.weights.items() if weight.requires_grad and not self._on(name).all()]
+        return [name for name in self.learnt if not self._on(name).all()]
 
     def _on(self, name: str) -> Tensor:
         """For which members the weight or module of this name is trained now."""
@@ -201,16 +217,20 @@ class _Stage:
             if isinstance(module, BatchNorm):
                 self.stack[f"{name}.mode"] = self._on(name)
 
-    def _draw_masks(self, draws: Sequence[Mapping[str, torch.Generator]], images: Tensor) -> None:
-        dropouts = [(name, module) for name, module in self.body.named_modules() if isinstance(module, Dropout)]
+    def _draw_masks(
+        self,
+        dropouts: Sequence[tuple[str, Dropout]],
+        draws: Sequence[Mapping[str, torch.Generator]],
+        images: Float[Tensor, "members batch ..."],
+    ) -> None:
         if dropouts and not dropouts[0][1].shape:
             with torch.no_grad():  # once, to learn the masks' shapes
-                vmap(self._forward)(self.weights, self.stack, images)
+                vmap(self._outputs)(self.weights, self.stack, images)
         for name, module in dropouts:
             on = self._on(name) | self.recipe.frozen_dropout
             drawn = [member[name] if is_on else None for member, is_on in zip(draws, on.tolist(), strict=True)]
             masks = [draw_mask(module.original, draw, module.shape, images.dtype) for draw in drawn]
-            self.stack[f"{name}.mask"] = torch.stack(masks)
+            self.stack[f"{name}.mask"] = torch.stack(masks).to(images.device)
 
     def _drop_diverged(self, losses: Tensor, step: int) -> None:
         for index in (~losses.isfinite() & self.active).nonzero().flatten().tolist():
@@ -241,3 +261,30 @@ class _Stage:
         """One member's state of the rest of the net."""
         named = {**self.weights, **self.stack}
         return {name: named[name][index].detach().clone() for name in self.rest.state_dict()}
+
+
+class _Batches:
+    """The members' batches: images (members, batch, ...) and classes (members, batch), a step at a time."""
+
+    def __init__(self, runs: Sequence[Run], stage: int, feeds: Sequence[Feed]) -> None:
+        self.parts = [feed.parts["train"] for feed in feeds]
+        self.orders = [Order(run, stage, len(part.classes)) for run, part in zip(runs, self.parts, strict=True)]
+        neighbours = groupby(range(len(runs)), lambda k: id(self.parts[k].pool))
+        self.pools = [(self.parts[members[0]].pool, members) for members in (list(same) for _, same in neighbours)]
+        self.left = 0
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        if self.left == 0:
+            self._draw()
+        step, self.left = AHEAD - self.left, self.left - 1
+        rows = self.rows[step]
+        found = [pool[rows[members[0] : members[-1] + 1].flatten()] for pool, members in self.pools]
+        images = found[0] if len(found) == 1 else torch.cat(found)
+        return images.view(*rows.shape, *images.shape[1:]), self.classes[step]
+
+    def _draw(self) -> None:
+        """Rows of the pools and classes for the next steps: (steps, members, batch)."""
+        taken = [order.take(AHEAD).to(part.rows.device) for order, part in zip(self.orders, self.parts, strict=True)]
+        self.rows = torch.stack([part.rows[at] for part, at in zip(self.parts, taken, strict=True)], 1)
+        self.classes = torch.stack([part.classes[at] for part, at in zip(self.parts, taken, strict=True)], 1)
+        self.left = AHEAD

@@ -1,20 +1,29 @@
 """The leading frozen layers, computed once: what comes out of them is the data of the rest.
 
 Only where that is the same every time: frozen layers run in eval mode, so it is, unless the recipe keeps dropout on.
+Layers are always given the same number of images at once, so that an image's features are the same bits whichever other
+images are computed beside them.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+import copy
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from layerwise.errors import LayersError
-from layerwise.feed import Feed, Part
+from layerwise.feed import Feed, Pool
 from layerwise.layers import Layer, cut
 from layerwise.run import Run
 
-CHUNK = 100  # examples at a time
+CHUNK = 100  # images at once
 
 
 def frozen_depth(run: Run, stage: int) -> int:
@@ -38,12 +47,123 @@ def split(net: nn.Module, found: Sequence[Layer], most: int) -> tuple[int, nn.Mo
     return 0, nn.Identity(), net
 
 
-@torch.no_grad()
-def beyond(first: nn.Module, feed: Feed) -> Feed:
-    """The feed of the rest: every part's images as they come out of the first layers."""
-    first.eval()
+@dataclass
+class Prefix:
+    """What frozen layers made of pools of images: kept in memory, then in a file, and beyond both computed each time.
 
-    def through(part: Part) -> Part:
-        return Part(torch.cat([first(images) for images in torch.split(part.images, CHUNK)]), part.classes)
+    Cuts of one source share their forward pass: features after layer 3 go on from those after layer 2 if they are here.
+    """
 
-    return replace(feed, parts={name: through(part) for name, part in feed.parts.items()})
+    memory: int = 2**30  # bytes
+    disk: int = 0  # bytes
+    held: "OrderedDict[tuple[str, int], _Held]" = field(default_factory=OrderedDict)
+    folder: TemporaryDirectory[str] | None = None  # of features in files; it goes with this process
+
+    def ahead(
+        self, run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed
+    ) -> tuple[nn.Module, Feed]:
+        """The rest of the net behind its frozen layers, and the task as it comes out of these."""
+        depth, first, rest = split(net, found, frozen_depth(run, stage))
+        return rest, self.beyond(net, found[:depth], first, feed)
+
+    def beyond(self, net: nn.Module, frozen: Sequence[Layer], first: nn.Module, feed: Feed) -> Feed:
+        """The task as it comes out of these layers of the net, of which `first` consists."""
+        pool = feed.parts["train"].pool
+        return feed.with_pool(self._features(list(_digests(net, frozen)), frozen, first, pool)) if frozen else feed
+
+    def _features(self, digests: Sequence[str], frozen: Sequence[Layer], first: nn.Module, pool: Pool) -> Pool:
+        name = digests[-1], id(pool)
+        if name in self.held:
+            self.held.move_to_end(name)
+            return self.held[name].features
+        first.eval()
+        start, shallower = first, pool
+        for depth in range(len(digests) - 1, 0, -1):
+            if (there := self.held.get((digests[depth - 1], id(pool)))) and not isinstance(there.features, Recomputed):
+                between = _between(first, frozen, depth)
+                start, shallower = (between.eval(), there.features) if between else (start, shallower)
+                break
+        made = self._kept(start, shallower)
+        self.held[name] = _Held(pool, made)
+        return made
+
+    @torch.no_grad()
+    def _kept(self, first: nn.Module, pool: Pool) -> Pool:
+        """The features of all the pool, in memory or a file as they fit, or else what computes them each time."""
+        images = pool.shape[0]
+        like = first(pool[_rows(0, images, pool)])
+        shape = (images, *like.shape[1:])
+        features = self._room(shape, like)
+        if features is None:
+            return Recomputed(first, pool)
+        for begin in range(0, images, CHUNK):
+            made = first(pool[_rows(begin, images, pool)])
+            features[begin : begin + CHUNK] = made[: images - begin]
+        return features
+
+    def _room(self, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+        """An empty tensor for features, for which older ones may have to go; null where there is no room."""
+        size = prod(shape) * like.element_size()
+        if size <= self.memory:
+            while self.held and sum(held.bytes for held in self.held.values()) + size > self.memory:
+                self.held.popitem(last=False)
+            return torch.empty(shape, dtype=like.dtype, device=like.device)
+        if size > self.disk or not like.is_cpu:
+            return None
+        self.folder = self.folder or TemporaryDirectory(prefix="layerwise-features-")
+        self.disk -= size
+        path = Path(self.folder.name) / str(len(list(Path(self.folder.name).iterdir())))
+        return torch.from_file(str(path), shared=True, size=prod(shape), dtype=like.dtype).view(shape)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Features, and the pool that they were made of, so that its identity stays its own."""
+
+    pool: Pool
+    features: Pool
+
+    @property
+    def bytes(self) -> int:
+        return self.features.nbytes if isinstance(self.features, Tensor) else 0
+
+
+class Recomputed:
+    """A pool of features for which there is no room: they are computed whenever they are asked for."""
+
+    def __init__(self, first: nn.Module, pool: Pool) -> None:
+        self.first, self.pool = copy.deepcopy(first), pool  # the net will be given other weights
+        self.shape = pool.shape[:1]
+
+    @torch.no_grad()
+    def __getitem__(self, rows: Int[Tensor, " some"]) -> Float[Tensor, "some ..."]:
+        made = []
+        for some in torch.split(rows, CHUNK):
+            padded = torch.cat([some, some[:1].expand(CHUNK - len(some))])
+            made.append(self.first(self.pool[padded])[: len(some)])
+        return torch.cat(made)
+
+
+def _rows(begin: int, images: int, pool: Pool) -> Int[Tensor, " chunk"]:
+    """The next rows; a chunk that reaches beyond the last image begins anew with the first."""
+    device = pool.device if isinstance(pool, Tensor) else "cpu"
+    return torch.arange(begin, begin + CHUNK, device=device) % images
+
+
+def _between(first: nn.Module, frozen: Sequence[Layer], depth: int) -> nn.Module | None:
+    """The part of the frozen layers that comes after so many of them; null where they cannot be cut there."""
+    try:
+        return cut(first, frozen, depth)[1]
+    except LayersError:
+        return None
+
+
+def _digests(net: nn.Module, frozen: Sequence[Layer]) -> Iterator[str]:
+    """For each frozen layer, a name for its weights and those of all before it."""
+    state, digest = net.state_dict(), hashlib.sha256()
+    for layer in frozen:
+        for name in (*layer.parameters, *layer.buffers):
+            if name in state:
+                digest.update(name.encode())
+                digest.update(state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        yield digest.hexdigest()

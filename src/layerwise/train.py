@@ -8,7 +8,7 @@ norm and dropout included, runs in eval mode.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,6 +25,9 @@ from layerwise.run import Recipe, Run, key
 from layerwise.start import State, begin
 
 EVALUATION_BATCH = 100
+
+
+Ahead = Callable[[Run, int, nn.Module, Sequence[Layer], Feed], tuple[nn.Module, Feed]]
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,20 @@ class Trained:
     steps: tuple[int, ...]  # optimiser steps taken, per stage
 
 
-def train(run: Run, feed: Feed, source: Trained | None = None) -> Trained:
+def whole(run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed) -> tuple[nn.Module, Feed]:
+    """Nothing is computed ahead of training: each step passes through the whole net."""
+    return net, feed
+
+
+def train(run: Run, feed: Feed, source: Trained | None = None, ahead: Ahead = whole) -> Trained:
     """Train a run on its task; `source` is what training its source left.
+
+    `ahead` may compute the frozen layers before training begins (see `layerwise.prefix`).
 
     Raises Diverged where the loss is no number, LayersError where treatment or recipe do not fit the net.
     """
     net = build(run.net, feed.shape, run.task.outputs, seed=0).to(feed.codes.dtype)  # its weights are replaced below
-    found = layers(net, feed.parts["train"].images[:1])
+    found = layers(net, torch.zeros(1, *feed.shape, dtype=feed.codes.dtype, device=feed.codes.device))
     fit(run.treatment, run.net, found)
     previous = source.weights if source else None
     rewound = source.initial if source else None
@@ -66,25 +76,29 @@ def train(run: Run, feed: Feed, source: Trained | None = None) -> Trained:
         initial = initial or state
         with torch.random.fork_rng(devices=[]):  # for nets that draw from it: the caller's stream is not touched
             torch.default_generator.manual_seed(seed("torch", run.seed, run.task.stream, run.draw, stage))
-            curve += _train_stage(run, stage, net, found, feed, ends[-1])
+            curve += _train_stage(run, stage, net, found, feed, ahead, ends[-1])
         ends.append(curve[-1].step)
         previous = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     assert previous is not None
     return Trained(initial, previous, tuple(curve), tuple(b - a for a, b in pairwise(ends)))
 
 
-def _train_stage(run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed, before: int) -> list[Point]:
-    recipe, trained, part = run.recipes[stage], run.treatment.trained[stage], feed.parts["train"]
+def _train_stage(
+    run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed, ahead: Ahead, before: int
+) -> list[Point]:
+    recipe, trained = run.recipes[stage], run.treatment.trained[stage]
+    rest, feed = ahead(run, stage, net, found, feed)
+    part = feed.parts["train"]
     optimiser = build_optimiser(dict(net.named_parameters()), found, trained, recipe)
     seed_dropout(net, found, run, stage)
     order = batches(run, stage, len(part.classes))
     curve: list[Point] = []
     if recipe.evaluates_after(0):
-        curve += finite(run, evaluate(net, feed, before, looked_at(feed, recipe, 0)))
+        curve += finite(run, evaluate(rest, feed, before, looked_at(feed, recipe, 0)))
     set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
     for step in range(recipe.steps):
         batch = next(order)
-        loss = feed.loss(net(part.images[batch]), part.classes[batch])
+        loss = feed.loss(rest(part.images(batch)), part.classes[batch])
         finite(run, [Point(before + step, "train", "loss", loss.item())])
         if optimiser:
             set_rates(optimiser, recipe.rate_at(step))
@@ -92,7 +106,7 @@ def _train_stage(run: Run, stage: int, net: nn.Module, found: Sequence[Layer], f
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         if recipe.evaluates_after(step + 1):
-            curve += finite(run, evaluate(net, feed, before + step + 1, looked_at(feed, recipe, step + 1)))
+            curve += finite(run, evaluate(rest, feed, before + step + 1, looked_at(feed, recipe, step + 1)))
             set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
             if recipe.stop_at is not None and newest_accuracy(curve) >= recipe.stop_at:
                 break
@@ -100,30 +114,31 @@ def _train_stage(run: Run, stage: int, net: nn.Module, found: Sequence[Layer], f
 
 
 def build_optimiser(
-    weights: Mapping[str, Tensor], found: Sequence[Layer], trained: Sequence[bool], recipe: Recipe
+    weights: Mapping[str, Tensor], found: Sequence[Layer], trained: Sequence[bool], recipe: Recipe, *, fused: bool = False
 ) -> torch.optim.Optimizer | None:
-    """An optimiser that holds the trained layers only, a group for each; nothing where no layer is trained."""
+    """An optimiser that holds the trained layers only, a group for each rate; nothing where no layer is trained."""
     if recipe.layer_rates and len(recipe.layer_rates) != len(found):
         raise LayersError(
             f"the recipe has layer_rates for {len(recipe.layer_rates)} layers; the net has {len(found)}: "
             + " ".join(layer.name for layer in found)
         )
-    groups = []
+    by_rate: dict[float, list[Tensor]] = {}
     for k, (layer, on) in enumerate(zip(found, trained, strict=True)):
         parameters = [weights[name].requires_grad_(on) for name in layer.parameters if name in weights]
-        rate = recipe.layer_rates[k] if recipe.layer_rates else 1.0
         if on and parameters:
-            groups.append({"params": parameters, "multiplier": rate})
-    if not groups:
+            by_rate.setdefault(recipe.layer_rates[k] if recipe.layer_rates else 1.0, []).extend(parameters)
+    if not by_rate:
         return None
+    groups = [{"params": parameters, "multiplier": rate} for rate, parameters in by_rate.items()]
     if recipe.optimiser == "adam":
-        return torch.optim.Adam(groups, lr=recipe.rate, weight_decay=recipe.weight_decay)
+        return torch.optim.Adam(groups, lr=recipe.rate, weight_decay=recipe.weight_decay, fused=fused or None)
     return torch.optim.SGD(
         groups,
         lr=recipe.rate,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
+        fused=fused or None,
     )
 
 
@@ -140,7 +155,7 @@ def evaluate(net: nn.Module, feed: Feed, step: int, splits: Sequence[str]) -> li
     curve = []
     for split in splits:
         part = feed.parts[split]
-        outputs = torch.cat([net(images) for images in torch.split(part.images, EVALUATION_BATCH)])
+        outputs = torch.cat([net(images) for images in part.chunks(EVALUATION_BATCH)])
         right = feed.predict(outputs) == part.classes
         curve.append(Point(step, split, "accuracy", right.double().mean().item()))
         curve.append(Point(step, split, "loss", feed.loss(outputs, part.classes).item()))
