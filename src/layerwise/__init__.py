@@ -3,15 +3,15 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Treatment", "study"]
+__all__ = ["Treatment", "study", "train_all"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is asked for: torch takes seconds, and `layerwise --help` needs none of it."""
-    if name == "study":
-        from layerwise.api import study
+    if name in {"study", "train_all"}:
+        from layerwise import api
 
-        return study
+        return getattr(api, name)
     if name == "Treatment":
         from layerwise.treatment import Treatment
 

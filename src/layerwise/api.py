@@ -3,8 +3,7 @@
 import os
 import platform
 import shlex
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -12,24 +11,18 @@ from typing import Any
 
 from layerwise import __version__
 from layerwise.data import open_data
-from layerwise.data.dataset import DataSet
-from layerwise.errors import StudyError, unknown
-from layerwise.execute import local, serial
-from layerwise.execute.forecast import Forecast, Size, forecast
-from layerwise.execute.plan import Plan, plan
-from layerwise.execute.work import Outcome, Setting
+from layerwise.data.dataset import DataSet, save
+from layerwise.execute.plan import Plan
+from layerwise.job import Job, Means, counts
 from layerwise.outputs import Study, prepare
 from layerwise.progress import Quiet, Terminal
 from layerwise.rows import frame
 from layerwise.run import Run, key
-from layerwise.store import Damaged, Record, Store
+from layerwise.store import Record, Store
 from layerwise.studies import study_module
 from layerwise.studies.request import Request, Result
-from layerwise.tasks import examples
 
-EXECUTORS = ("local", "serial")
 VERSIONS_OF = ("torch", "numpy", "scipy", "pandas", "pillow", "matplotlib")
-ATTEMPTS = 3  # at reading everything back whole
 
 
 def study(
@@ -54,6 +47,7 @@ def study(
     out: str | Path | None = None,
     executor: str = "local",
     workers: int | None = None,
+    device: str = "auto",
     keep: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
@@ -73,7 +67,7 @@ def study(
         k: v for k, v in locals().items() if k not in {"listener", "command", "quiet", "dry_run"} and v is not None
     }
     module = study_module(name)
-    workers = _workers(executor, workers)
+    means = Means(executor, workers, device, keep)
     shelf = Store(Path(store))
     opened, place = open_data(data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable)
     request = Request(
@@ -86,14 +80,14 @@ def study(
         prepare(Path(out))
     for note in (*opened.notes, *design.notes):
         listener.say(f"Note: {note}")
-    job = _Job(wanted, shelf, {opened.digest: place}, opened, executor, workers, keep, listener)
+    job = Job(wanted, shelf, opened, {opened.digest: place}, means, listener)
     made = job.plan() if dry_run else job.complete()
     rows = frame([]) if dry_run else module.table(design, {k: _result(r) for k, r in job.records.items()})
     written = {
-        "runs": [_planned(run, opened, job.forecast, job.records.get(key(run))) for run in made.runs],
+        "runs": [_planned(run, opened, job, made, job.records.get(key(run))) for run in made.runs],
         "totals": job.totals(made),
         "notes": [*opened.notes, *design.notes, *([] if dry_run else module.remarks(design, rows))],
-        "provenance": _provenance(command or _call(asked), opened, shelf, executor, workers, wanted),
+        "provenance": _provenance(command or _call(asked), opened, shelf, means, wanted),
     }
     claims = () if dry_run else tuple(module.claims(rows))
     found = Study(name, rows, claims, written, tuple(job.failures))
@@ -102,142 +96,50 @@ def study(
     return found
 
 
-class _Job:
-    """The way from wanted runs to their records, through the store."""
+def train_all(
+    runs: Sequence[Run],
+    data: DataSet,
+    *,
+    store: str | Path = "layerwise-store",
+    executor: str = "local",
+    workers: int | None = None,
+    device: str = "auto",
+    keep: bool = False,
+    listener: Quiet | None = None,
+) -> dict[str, Record]:
+    """Train runs of your own, or what of them the store lacks, on one data set; gives their records by key.
 
-    def __init__(
-        self, wanted: Sequence[Run], store: Store, folders: dict[str, Path], data: DataSet,
-        executor: str, workers: int, keep: bool, listener: Quiet,
-    ) -> None:  # fmt: skip
-        self.wanted, self.store, self.folders, self.data = wanted, store, folders, data
-        self.executor, self.workers, self.keep, self.listener = executor, workers, keep, listener
-        self.records: dict[str, Record] = {}
-        self.failures: list[str] = []
-        self.forecast = Forecast({}, {}, 0.0, 0, 0)
-        self.stored_before = 0
-        self.seconds = 0.0
-
-    def plan(self) -> Plan:
-        """What is missing, with its forecast, told to the user."""
-        bare = plan(self.wanted, lambda name, weights: self.store.has(name, weights=weights), keep=self.keep)
-        sizes = {key(run): _size(run, self.data) for run in bare.runs}
-        self.forecast = forecast(bare, sizes, self.workers)
-        full = Plan(bare.runs, bare.missing, bare.kept, self.forecast.seconds)
-        self.stored_before = full.stored
-        self.listener.planned(full, self.forecast, self.workers)
-        return full
-
-    def complete(self) -> Plan:
-        """Do what is missing until every record reads back whole; damaged ones are set aside and done again."""
-        first = made = self.plan()
-        first_forecast, stored = self.forecast, self.stored_before
-        start = time.perf_counter()
-        try:
-            for _ in range(ATTEMPTS):
-                self._execute(made)
-                if not self._collect(made):
-                    break
-                made = self.plan()
-        except KeyboardInterrupt:
-            stored = sum(self.store.has(key(run)) for run in first.runs)
-            raise KeyboardInterrupt(
-                f"{stored} of {len(first.runs)} runs are stored; the same command does the rest"
-            ) from None
-        lost = [name for run in first.runs if (name := key(run)) not in self.records]
-        if lost and not self.failures:
-            self.failures.append(f"{len(lost)} runs cannot be read back from {self.store.folder}, {lost[0]} among them")
-        self.seconds = time.perf_counter() - start
-        self.forecast, self.stored_before = first_forecast, stored
-        return first
-
-    def totals(self, made: Plan) -> dict[str, Any]:
-        """The plan's sums, forecast and taken."""
-        return {
-            "runs": len(made.runs),
-            "stored": self.stored_before,
-            "missing": len(made.missing),
-            "forecast_seconds": round(self.forecast.wall_seconds, 2),
-            "seconds": round(self.seconds, 2),
-            "forecast_flops": sum(self.forecast.flops[key(run)] for run in made.missing),
-            "forecast_memory_bytes": self.forecast.memory_bytes,
-            "forecast_disk_bytes": self.forecast.disk_bytes,
-        }
-
-    def _execute(self, made: Plan) -> None:
-        setting = Setting(self.store.folder.absolute(), self.folders, made.kept, self.executor, made.seconds)
-        try:
-            for outcome in self._outcomes(made, setting):
-                self.listener.ended(outcome)
-                if not outcome.is_stored:
-                    self.failures.append(outcome.message)
-        finally:
-            self.listener.close()
-
-    def _outcomes(self, made: Plan, setting: Setting) -> Iterator[Outcome]:
-        if self.executor == "serial":
-            return serial.execute(made, setting)
-        return local.execute(made, setting, self.workers)
-
-    def _collect(self, made: Plan) -> bool:
-        """Read every finished run; gives whether any was damaged."""
-        damaged = False
-        for name in (key(run) for run in made.runs):
-            try:
-                self.records[name] = self.store.get(name)
-            except KeyError:
-                continue  # it failed, and has been told
-            except Damaged:
-                if told := self.store.mend(name):
-                    self.listener.say(told)
-                damaged = True
-        return damaged
+    Their sources come along. Progress goes to the terminal unless a listener (see `layerwise.progress`) takes it.
+    Raises StudyError where runs do not finish, with what became of each.
+    """
+    shelf = Store(Path(store))
+    place = shelf.folder / "data" / data.digest
+    if not place.exists():
+        save(data, place)
+    job = Job(runs, shelf, data, {data.digest: place}, Means(executor, workers, device, keep), listener or Terminal())
+    job.complete()
+    if job.failures:
+        raise StudyError("; ".join(job.failures))
+    return job.records
 
 
-def _workers(executor: str, workers: int | None) -> int:
-    if executor not in EXECUTORS:
-        raise StudyError(unknown("executor", executor, EXECUTORS))
-    if workers is not None and workers < 1:
-        raise StudyError(f"--workers {workers} is not possible; the least is 1")
-    if executor == "serial" and (workers or 1) > 1:
-        raise StudyError(f"--workers {workers} is for --executor local; serial is one process")
-    return 1 if executor == "serial" else workers or len(os.sched_getaffinity(0))
-
-
-def _size(run: Run, data: DataSet) -> Size:
-    found = _counts(run, data)
-    return Size(data.images.shape[1:], found["train"], found["validation"] + found["test"])
-
-
-_counted: dict[tuple[str, Any], dict[str, int]] = {}
-
-
-def _counts(run: Run, data: DataSet) -> dict[str, int]:
-    """Images in each part of a run's task; tasks that differ in their seed only are equally large."""
-    task = run.task
-    alike = (data.digest, (task.classes, task.shots, task.parts))
-    if alike not in _counted:
-        found = examples(task, data.labels, data.columns, data.class_names)
-        _counted[alike] = {name: len(positions) for name, positions in vars(found).items()}
-    return _counted[alike]
-
-
-def _planned(run: Run, data: DataSet, expected: Forecast, record: Record | None) -> dict[str, Any]:
+def _planned(run: Run, data: DataSet, job: Job, made: Plan, record: Record | None) -> dict[str, Any]:
     """A run as plan.json has it."""
     name = key(run)
     return {
         "key": name,
-        "source_key": key(run.source) if run.source else None,
+        "source_key": key(run.source_run) if run.source_run else None,
         "net": run.net,
         "task": run.task.name,
         "classes": list(run.task.classes),
         "treatment": str(run.treatment),
         "shots": run.task.shots,
         "seed": run.seed,
-        "examples": _counts(run, data)["train"],
+        "examples": counts(run.task, data)["train"],
         "steps": run.steps,
         "batch_size": run.recipes[0].batch_size,
-        "forecast_flops": expected.flops.get(name),
-        "forecast_seconds": record.result.get("forecast_seconds") if record else expected.seconds.get(name),
+        "forecast_flops": job.forecast.flops.get(name),
+        "forecast_seconds": record.result.get("forecast_seconds") if record else made.seconds.get(name),
         "seconds": record.result["seconds"] if record else None,
     }
 
@@ -248,7 +150,7 @@ def _result(record: Record) -> Result:
 
 
 def _provenance(
-    command: Sequence[str] | str, data: DataSet, store: Store, executor: str, workers: int, wanted: Sequence[Run]
+    command: Sequence[str] | str, data: DataSet, store: Store, means: Means, wanted: Sequence[Run]
 ) -> dict[str, Any]:
     return {
         "command": command if isinstance(command, str) else shlex.join(command),
@@ -260,7 +162,8 @@ def _provenance(
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "cores": os.cpu_count(),
-            "executor": f"{executor}, {workers} process{'es' * (workers != 1)} of one thread",
+            "executor": f"{means.executor}, {means.processes} process{'es' * (means.processes != 1)} of one thread",
+            "device": means.place,
         },
         "data": {
             "name": data.name,

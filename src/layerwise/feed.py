@@ -77,16 +77,16 @@ class Feed:
         return replace(self, parts={name: replace(part, pool=pool) for name, part in self.parts.items()})
 
 
-def feed(task: Task, data: DataSet, net: str, precision: str = "float32", device: str = "cpu") -> Feed:
+def feed(task: Task, data: DataSet, net: str, dtype: str = "float32", device: str = "cpu") -> Feed:
     """The images of a task, scaled as the net wants them."""
-    return feeds([task], data, net, precision, device)[0]
+    return feeds([task], data, net, dtype, device)[0]
 
 
-def feeds(tasks: Sequence[Task], data: DataSet, net: str, precision: str = "float32", device: str = "cpu") -> list[Feed]:
+def feeds(tasks: Sequence[Task], data: DataSet, net: str, dtype: str = "float32", device: str = "cpu") -> list[Feed]:
     """The feeds of several tasks on one pool: their images, each once, in the order of the data set."""
     chosen = [vars(examples(task, data.labels, data.columns, data.class_names)) for task in tasks]
     wanted = np.unique(np.concatenate([where for parts in chosen for where in parts.values()]))
-    pool, dtype = images(data, wanted, net, precision).to(device), getattr(torch, precision)
+    pool = images(data, wanted, net, dtype).to(device)
 
     def part(task: Task, where: Int[np.ndarray, " examples"]) -> Part:
         positions = np.full(len(data.class_names), -1)
@@ -97,7 +97,7 @@ def feeds(tasks: Sequence[Task], data: DataSet, net: str, precision: str = "floa
     return [
         Feed(
             {name: part(task, where) for name, where in parts.items() if len(where)},
-            torch.from_numpy(codes(task)).to(device, dtype),
+            torch.from_numpy(codes(task)).to(pool),
             task.is_bits,
         )
         for task, parts in zip(tasks, chosen, strict=True)
@@ -105,12 +105,12 @@ def feeds(tasks: Sequence[Task], data: DataSet, net: str, precision: str = "floa
 
 
 def images(
-    data: DataSet, where: Int[np.ndarray, " some"], net: str, precision: str
+    data: DataSet, where: Int[np.ndarray, " some"], net: str, dtype: str
 ) -> Float[Tensor, "some channels height width"]:
     """Images of a data set by position, scaled as the net wants them."""
-    found, dtype = architecture(net), getattr(torch, precision)
-    mean, std = (torch.tensor(values, dtype=dtype)[:, None, None] for values in (found.mean, found.std))
-    return torch.from_numpy(np.ascontiguousarray(data.images[where])).to(dtype).div_(255).sub_(mean).div_(std)
+    found, kind = architecture(net), getattr(torch, dtype)
+    mean, std = (torch.tensor(values, dtype=kind)[:, None, None] for values in (found.mean, found.std))
+    return torch.from_numpy(np.ascontiguousarray(data.images[where])).to(kind).div_(255).sub_(mean).div_(std)
 
 
 class Order:

@@ -7,7 +7,7 @@ own initial weights, data order, dropout masks and batch-norm modes: in float64 
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -32,6 +32,7 @@ from layerwise.start import State, begin
 from layerwise.train import (
     Point,
     Trained,
+    arithmetic,
     build_optimiser,
     evaluate,
     finite,
@@ -75,15 +76,31 @@ def train_fleet(
         _Member(run, feed, source, source.weights if source else {})
         for run, feed, source in zip(runs, feeds, sources, strict=True)
     ]
-    like = feeds[0].codes
-    net = build(runs[0].net, feeds[0].shape, runs[0].task.outputs, seed=0).to(like.device, like.dtype)
-    found = layers(net, torch.zeros(1, *feeds[0].shape, dtype=like.dtype, device=like.device))
-    for run in runs:
-        fit(run.treatment, run.net, found)
+    net, found = _laid_out(runs, feeds[0])
     for stage in range(len(runs[0].recipes)):
         if going := [member for member in members if member.lost is None]:
             _Stage(going, stage, net, found, prefix or Prefix()).train()
     return [member.result() for member in members]
+
+
+def rehearse(
+    runs: Sequence[Run], stage: int, feeds: Sequence[Feed], sources: Sequence[Trained]
+) -> Callable[[], object]:
+    """A step of a fleet's stage, ready to be taken again and again, to see how long it takes."""
+    members = [
+        _Member(run, feed, source, source.weights) for run, feed, source in zip(runs, feeds, sources, strict=True)
+    ]
+    made = _Stage(members, stage, *_laid_out(runs, feeds[0]), Prefix())
+    return lambda: made.step(0)
+
+
+def _laid_out(runs: Sequence[Run], feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
+    """A net for the runs' tasks, whose weights are still to be set, and its layers."""
+    net = build(runs[0].net, feed.shape, runs[0].task.outputs, seed=0).to(feed.codes)
+    found = layers(net, torch.zeros(1, *feed.shape).to(feed.codes))
+    for run in runs:
+        fit(run.treatment, run.net, found)
+    return net, found
 
 
 class _Stage:
@@ -107,7 +124,11 @@ class _Stage:
         self.learnt = [name for name in self.weights if self.trained[:, self.layer_of[name]].any()]
         self.active = torch.ones(len(members), dtype=torch.bool, device=self.codes.device)
         self.before = [sum(member.steps) for member in members]  # steps of earlier stages, as they were taken
-        self.forward: Callable[..., Any] | None = None
+        self.optimiser = build_optimiser(self.weights, found, self.trained.any(0).tolist(), self.recipe, fused=True)
+        self.batches = _Batches([member.run for member in members], stage, self.feeds)
+        self.draws = [dropout_draws(net, found, member.run, stage) for member in members]
+        self.dropouts = [(name, module) for name, module in self.body.named_modules() if isinstance(module, Dropout)]
+        self.captured: Callable[..., Any] | None = None
 
     @property
     def codes(self) -> Float[Tensor, "classes outputs"]:
@@ -138,21 +159,10 @@ class _Stage:
 
     def train(self) -> None:
         """Take the stage's steps; leaves its results in the members."""
-        optimiser = build_optimiser(self.weights, self.found, self.trained.any(0).tolist(), self.recipe, fused=True)
-        batches = _Batches([member.run for member in self.members], self.stage, self.feeds)
-        draws = [dropout_draws(self.net, self.found, member.run, self.stage) for member in self.members]
-        dropouts = [(name, module) for name, module in self.body.named_modules() if isinstance(module, Dropout)]
         if self.recipe.evaluates_after(0):
             self._evaluate(0)
         for step in range(self.recipe.steps):
-            images, classes = batches.next()
-            self._set_modes()
-            self._draw_masks(dropouts, draws, images)
-            losses, gradients, left = self._pass(images, self._aims(classes))
-            self._drop_diverged(losses, step)
-            if optimiser:
-                self._update(optimiser, gradients, step)
-            self.stack.update(left)
+            self.step(step)
             if self.recipe.evaluates_after(step + 1):
                 self._evaluate(step + 1)
             if not self.active.any():
@@ -162,6 +172,18 @@ class _Stage:
             if len(member.steps) == self.stage:
                 member.steps.append(self.recipe.steps)
 
+    def step(self, step: int) -> None:
+        """One update of all that is trained."""
+        images, classes = self.batches.next()
+        self._set_modes()
+        self._draw_masks(images)
+        with arithmetic(self.recipe, self.members[0].feed):
+            losses, gradients, left = self._pass(images, self._aims(classes))
+            self._drop_diverged(losses, step)
+            if self.optimiser:
+                self._update(self.optimiser, gradients, step)
+        self.stack.update(left)
+
     def _aims(self, classes: Int[Tensor, "members batch"]) -> Tensor:
         """What the outputs aim at: codes (members, batch, outputs), or the classes themselves."""
         if not self.feeds[0].is_bits:
@@ -170,11 +192,11 @@ class _Stage:
 
     def _pass(self, images: Tensor, aims: Tensor) -> tuple[Tensor, Sequence[Tensor | None], State]:
         """Each member's loss, the gradients of the weights that are learnt, and the buffers that the pass leaves."""
-        if self.forward is None:
-            self.forward = capture(self._step, self.weights, self.stack, images, aims)
-        return self.forward(self.weights, self.stack, images, aims)
+        if self.captured is None:
+            self.captured = capture(self._both_ways, self.weights, self.stack, images, aims)
+        return self.captured(self.weights, self.stack, images, aims)
 
-    def _step(
+    def _both_ways(
         self, weights: State, others: State, images: Tensor, aims: Tensor
     ) -> tuple[Tensor, Sequence[Tensor | None], State]:
         outputs, left = vmap(self._outputs)(weights, others, images)  # outputs: (members, batch, outputs)
@@ -217,18 +239,13 @@ class _Stage:
             if isinstance(module, BatchNorm):
                 self.stack[f"{name}.mode"] = self._on(name)
 
-    def _draw_masks(
-        self,
-        dropouts: Sequence[tuple[str, Dropout]],
-        draws: Sequence[Mapping[str, torch.Generator]],
-        images: Float[Tensor, "members batch ..."],
-    ) -> None:
-        if dropouts and not dropouts[0][1].shape:
+    def _draw_masks(self, images: Float[Tensor, "members batch ..."]) -> None:
+        if self.dropouts and not self.dropouts[0][1].shape:
             with torch.no_grad():  # once, to learn the masks' shapes
                 vmap(self._outputs)(self.weights, self.stack, images)
-        for name, module in dropouts:
+        for name, module in self.dropouts:
             on = self._on(name) | self.recipe.frozen_dropout
-            drawn = [member[name] if is_on else None for member, is_on in zip(draws, on.tolist(), strict=True)]
+            drawn = [member[name] if is_on else None for member, is_on in zip(self.draws, on.tolist(), strict=True)]
             masks = [draw_mask(module.original, draw, module.shape, images.dtype) for draw in drawn]
             self.stack[f"{name}.mask"] = torch.stack(masks).to(images.device)
 
@@ -251,7 +268,9 @@ class _Stage:
             member, feed = self.members[index], self.feeds[index]
             self.rest.load_state_dict(self._slice(index))
             seen = looked_at(feed, self.recipe, step)
-            member.curve += self._check(index, evaluate(self.rest, feed, self.before[index] + step, seen))
+            with arithmetic(self.recipe, feed):
+                points = evaluate(self.rest, feed, self.before[index] + step, seen)
+            member.curve += self._check(index, points)
             stop = self.recipe.stop_at
             if stop is not None and step and self.active[index] and newest_accuracy(member.curve) >= stop:
                 self.active[index] = False

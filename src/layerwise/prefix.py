@@ -59,9 +59,7 @@ class Prefix:
     held: "OrderedDict[tuple[str, int], _Held]" = field(default_factory=OrderedDict)
     folder: TemporaryDirectory[str] | None = None  # of features in files; it goes with this process
 
-    def ahead(
-        self, run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed
-    ) -> tuple[nn.Module, Feed]:
+    def ahead(self, run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed) -> tuple[nn.Module, Feed]:
         """The rest of the net behind its frozen layers, and the task as it comes out of these."""
         depth, first, rest = split(net, found, frozen_depth(run, stage))
         return rest, self.beyond(net, found[:depth], first, feed)

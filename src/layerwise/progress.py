@@ -43,7 +43,7 @@ class Terminal(Quiet):
         self.say(plan_line(plan, forecast, workers))
         if not plan.missing:
             return
-        self.seconds = dict(forecast.seconds)
+        self.seconds = dict(plan.seconds)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

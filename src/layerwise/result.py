@@ -13,8 +13,10 @@ from layerwise.store import Store
 from layerwise.train import Point, Trained
 
 
-def record(run: Run, trained: Trained, shape: tuple[int, int, int], seconds: float, executor: str) -> dict[str, Any]:
-    """What `result.json` holds: learning curve, steps, cost, and where it was made (which is not part of the key)."""
+def record(
+    run: Run, trained: Trained, shape: tuple[int, int, int], seconds: float, executor: str, fleet: int, device: str
+) -> dict[str, Any]:
+    """What `result.json` holds: learning curve, steps, cost, and how it was made (which is not part of the key)."""
     sizes = layer_parameters(run.net, shape, run.task.outputs)
     return {
         "curve": [[p.step, p.split, p.quantity, p.value] for p in trained.curve],
@@ -26,9 +28,10 @@ def record(run: Run, trained: Trained, shape: tuple[int, int, int], seconds: flo
         "provenance": {
             "layerwise": __version__,
             "torch": torch.__version__,
-            "device": "cpu",
+            "device": device,
             "threads": torch.get_num_threads(),
             "executor": executor,
+            "fleet": fleet,
             "machine": f"{platform.system()} {platform.machine()}",
         },
     }

@@ -8,7 +8,8 @@ norm and dropout included, runs in eval mode.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -62,9 +63,7 @@ def train(run: Run, feed: Feed, source: Trained | None = None, ahead: Ahead = wh
 
     Raises Diverged where the loss is no number, LayersError where treatment or recipe do not fit the net.
     """
-    net = build(run.net, feed.shape, run.task.outputs, seed=0).to(feed.codes.dtype)  # its weights are replaced below
-    found = layers(net, torch.zeros(1, *feed.shape, dtype=feed.codes.dtype, device=feed.codes.device))
-    fit(run.treatment, run.net, found)
+    net, found = _laid_out(run, feed)
     previous = source.weights if source else None
     rewound = source.initial if source else None
     initial: State = {}
@@ -76,45 +75,102 @@ def train(run: Run, feed: Feed, source: Trained | None = None, ahead: Ahead = wh
         initial = initial or state
         with torch.random.fork_rng(devices=[]):  # for nets that draw from it: the caller's stream is not touched
             torch.default_generator.manual_seed(seed("torch", run.seed, run.task.stream, run.draw, stage))
-            curve += _train_stage(run, stage, net, found, feed, ahead, ends[-1])
+            curve += _Stage(run, stage, net, found, feed, ahead, ends[-1]).train()
         ends.append(curve[-1].step)
-        previous = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        previous = {n: tensor.clone(memory_format=torch.contiguous_format) for n, tensor in net.state_dict().items()}
     assert previous is not None
     return Trained(initial, previous, tuple(curve), tuple(b - a for a, b in pairwise(ends)))
 
 
-def _train_stage(
-    run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed, ahead: Ahead, before: int
-) -> list[Point]:
-    recipe, trained = run.recipes[stage], run.treatment.trained[stage]
-    rest, feed = ahead(run, stage, net, found, feed)
-    part = feed.parts["train"]
-    optimiser = build_optimiser(dict(net.named_parameters()), found, trained, recipe)
-    seed_dropout(net, found, run, stage)
-    order = batches(run, stage, len(part.classes))
-    curve: list[Point] = []
-    if recipe.evaluates_after(0):
-        curve += finite(run, evaluate(rest, feed, before, looked_at(feed, recipe, 0)))
-    set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
-    for step in range(recipe.steps):
-        batch = next(order)
-        loss = feed.loss(rest(part.images(batch)), part.classes[batch])
-        finite(run, [Point(before + step, "train", "loss", loss.item())])
-        if optimiser:
-            set_rates(optimiser, recipe.rate_at(step))
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        if recipe.evaluates_after(step + 1):
-            curve += finite(run, evaluate(rest, feed, before + step + 1, looked_at(feed, recipe, step + 1)))
-            set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
-            if recipe.stop_at is not None and newest_accuracy(curve) >= recipe.stop_at:
-                break
-    return curve
+class _Stage:
+    """One stage of a run on its way: the rest of the net that is trained, and its optimiser."""
+
+    def __init__(
+        self, run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed, ahead: Ahead, before: int
+    ) -> None:
+        self.run, self.net, self.found, self.before = run, net, found, before
+        self.recipe, self.trained = run.recipes[stage], run.treatment.trained[stage]
+        self.rest, self.feed = ahead(run, stage, net, found, feed)
+        self.part = self.feed.parts["train"]
+        self.optimiser = build_optimiser(dict(net.named_parameters()), found, self.trained, self.recipe)
+        self.order = batches(run, stage, len(self.part.classes))
+        seed_dropout(net, found, run, stage)
+
+    def train(self) -> list[Point]:
+        """Take the stage's steps, and give its part of the learning curve."""
+        curve = self.points(0)
+        for step in range(self.recipe.steps):
+            self.step(step)
+            if self.recipe.evaluates_after(step + 1):
+                curve += self.points(step + 1)
+                if self.recipe.stop_at is not None and newest_accuracy(curve) >= self.recipe.stop_at:
+                    break
+        return curve
+
+    def step(self, step: int) -> None:
+        """One update of all that is trained."""
+        batch = next(self.order)
+        with arithmetic(self.recipe, self.feed):
+            loss = self.feed.loss(self.rest(self.part.images(batch)), self.part.classes[batch])
+            finite(self.run, [Point(self.before + step, "train", "loss", loss.item())])
+            if self.optimiser:
+                set_rates(self.optimiser, self.recipe.rate_at(step))
+                self.optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimiser.step()
+
+    def points(self, step: int) -> list[Point]:
+        """The points of the learning curve after so many steps, if any; leaves the net as training wants it."""
+        found: list[Point] = []
+        if self.recipe.evaluates_after(step):
+            seen = looked_at(self.feed, self.recipe, step)
+            with arithmetic(self.recipe, self.feed):
+                found = finite(self.run, evaluate(self.rest, self.feed, self.before + step, seen))
+        set_modes(self.net, self.found, self.trained, frozen_dropout=self.recipe.frozen_dropout)
+        return found
+
+
+@contextmanager
+def arithmetic(recipe: Recipe, feed: Feed) -> Iterator[None]:
+    """The recipe's precision: bfloat16 by autocast, TF32 where there is an accelerator that has it."""
+    device = feed.codes.device.type
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
+    try:
+        with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            yield
+    finally:
+        if device == "cuda":
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def rehearse_alone(run: Run, stage: int, feed: Feed, source: Trained, ahead: Ahead = whole) -> Callable[[], object]:
+    """A step of a run's stage, ready to be taken again and again, to see how long it takes."""
+    net, found = _laid_out(run, feed)
+    net.load_state_dict(begin(run, stage, found, feed.shape, source.weights, source.initial))
+    made = _Stage(run, stage, net, found, feed, ahead, 0)
+    made.points(-1)
+    return lambda: made.step(0)
+
+
+def _laid_out(run: Run, feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
+    """A net for the run's task, whose weights are still to be set, and its layers."""
+    net = build(run.net, feed.shape, run.task.outputs, seed=0).to(feed.codes)
+    found = layers(net, torch.zeros(1, *feed.shape).to(feed.codes))
+    fit(run.treatment, run.net, found)
+    if run.recipes[0].channels_last:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net, found
 
 
 def build_optimiser(
-    weights: Mapping[str, Tensor], found: Sequence[Layer], trained: Sequence[bool], recipe: Recipe, *, fused: bool = False
+    weights: Mapping[str, Tensor],
+    found: Sequence[Layer],
+    trained: Sequence[bool],
+    recipe: Recipe,
+    *,
+    fused: bool = False,
 ) -> torch.optim.Optimizer | None:
     """An optimiser that holds the trained layers only, a group for each rate; nothing where no layer is trained."""
     if recipe.layer_rates and len(recipe.layer_rates) != len(found):

@@ -1,25 +1,18 @@
-"""What a plan will take: measured on this machine in about a second, before anything is trained."""
+"""What a plan will take, from speeds measured on this machine before anything is trained."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-
-import torch
-from torch.nn import functional as F
+from heapq import heapify, heapreplace
 
 from layerwise.costs import layer_parameters, train_flops
-from layerwise.execute.plan import Plan
-from layerwise.layers import layers, set_modes
-from layerwise.nets import build
-from layerwise.run import Run, key
-from layerwise.train import EVALUATION_BATCH
+from layerwise.execute.plan import Plan, Unit
+from layerwise.execute.speeds import speed
+from layerwise.prefix import frozen_depth
+from layerwise.run import Recipe, Run, key
 
-WARM_UP, TIMED = 3, 9
 PROCESS_MEGABYTES = 330  # a process that has loaded torch and nothing else
 RECORD_BYTES = 12_000  # spec, result and sums of a run, without weights
-OVERHEAD_SECONDS = 0.05  # of a run: reading data, checking, storing
+OVERHEAD_SECONDS = 0.01  # of a run: checking, storing
 
 
 @dataclass(frozen=True)
@@ -33,84 +26,62 @@ class Size:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is expected of the missing runs; the times of single runs are for one core."""
+    """What is expected of the missing runs."""
 
-    seconds: Mapping[str, float]  # by key
+    units: Mapping[Unit, float]  # seconds, on one core
     flops: Mapping[str, int]  # by key, of the training steps
     wall_seconds: float  # of all missing runs together
     memory_bytes: int
     disk_bytes: int
 
 
-def forecast(plan: Plan, sizes: Mapping[str, Size], workers: int) -> Forecast:
-    """Time, memory and disk that the plan's missing runs will take; `sizes` by key.
+def forecast(plan: Plan, size: Callable[[Run], Size], workers: int) -> Forecast:
+    """Time, memory and disk that the plan's missing runs will take.
 
     A run that stops at an accuracy is counted with all its steps: the forecast is what it takes at most.
     """
-    with _one_thread():
-        seconds = {key(run): _seconds(run, sizes[key(run)]) for run in plan.missing}
-    flops = {key(run): train_flops(run, sizes[key(run)].shape) for run in plan.runs}
-    longest = max(seconds.values(), default=0.0)
-    biggest = max((_feed_bytes(sizes[key(run)]) for run in plan.missing), default=0)
+    units = {unit: _seconds(unit, size) for unit in plan.units}
+    biggest = max((sum(_feed_bytes(size(run)) for run in unit.runs) for unit in units), default=0)
     return Forecast(
-        seconds=seconds,
-        flops=flops,
-        wall_seconds=max(sum(seconds.values()) / workers, longest),
+        units=units,
+        flops={key(run): train_flops(run, size(run).shape) for run in plan.runs},
+        wall_seconds=_wall(units, workers),
         memory_bytes=(workers + 1) * PROCESS_MEGABYTES * 2**20 + workers * 3 * biggest,
-        disk_bytes=sum(_disk(run, plan, sizes[key(run)]) for run in plan.missing),
+        disk_bytes=sum(_disk(run, plan, size(run)) for run in plan.missing),
     )
 
 
-def _seconds(run: Run, size: Size) -> float:
-    """Steps and evaluations of a run at this machine's measured speed."""
-    total = OVERHEAD_SECONDS
-    for recipe, trained in zip(run.recipes, run.treatment.trained, strict=True):
-        step, look = _speed(run.net, size.shape, run.task.outputs, trained, recipe.batch_size)
-        points = sum(recipe.evaluates_after(k) for k in range(recipe.steps + 1))
-        looked_at = points * size.others + (points if recipe.stop_at is not None else 1) * size.train
-        total += recipe.steps * step + looked_at * look
+def _seconds(unit: Unit, size: Callable[[Run], Size]) -> float:
+    """A unit at this machine's measured speed: layers computed ahead, steps, evaluations, storing."""
+    first, todo = unit.todo[0], [size(run) for run in unit.todo]
+    pool = sum({run.task: size(run).train for run in unit.runs}.values()) + max(images.others for images in todo)
+    total = OVERHEAD_SECONDS * len(todo)
+    for stage, recipe in enumerate(first.recipes):
+        found = speed(first, stage, todo[0].shape, unit.width)
+        points = _points(recipe)
+        seen = sum(points * s.others + (1 if recipe.stop_at is None else points) * s.train for s in todo)
+        total += found.ready + recipe.steps * found.step + seen * found.look
+        total += pool * found.ahead if frozen_depth(first, stage) else 0.0
     return total
 
 
-@lru_cache(maxsize=1024)
-def _speed(
-    net: str, shape: tuple[int, int, int], outputs: int, trained: tuple[bool, ...], batch: int
-) -> tuple[float, float]:
-    """Measured seconds of a training step, and of looking at one image in an evaluation."""
-    built = build(net, shape, outputs, seed=0)
-    found = layers(built, torch.zeros(1, *shape))
-    set_modes(built, found, trained)
-    weights = [
-        built.get_parameter(name).requires_grad_(on)
-        for layer, on in zip(found, trained, strict=True)
-        for name in layer.parameters
-    ]
-    learnt = [weight for weight in weights if weight.requires_grad]
-    optimiser = torch.optim.SGD(learnt, lr=1e-6, momentum=0.9) if learnt else None
-    images, targets = torch.randn(batch, *shape), torch.randn(batch, outputs)
-    many = torch.randn(EVALUATION_BATCH, *shape)
-
-    def step() -> None:
-        loss = F.mse_loss(built(images), targets)
-        if optimiser:
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-
-    def look() -> None:
-        with torch.no_grad():
-            built(many)
-
-    return _median_seconds(step), _median_seconds(look, repeats=3) / len(many)
+def _points(recipe: Recipe) -> int:
+    """Points of the learning curve."""
+    return 1 if not recipe.evaluate_every else 1 + -(-recipe.steps // recipe.evaluate_every)
 
 
-def _median_seconds(action: Callable[[], None], repeats: int = TIMED) -> float:
-    times = []
-    for _ in range(WARM_UP + repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return sorted(times[WARM_UP:])[repeats // 2]
+def _wall(units: Mapping[Unit, float], workers: int) -> float:
+    """When the last unit ends, if each worker takes the longest that is left, and sources end before targets begin."""
+    levels: dict[int, list[float]] = {}
+    for unit, seconds in units.items():
+        levels.setdefault(len(list(unit.runs[0].lineage)), []).append(seconds)
+    free = [0.0] * workers
+    for level in sorted(levels):
+        free = [max(free)] * workers if level > min(levels) else free
+        heapify(free)
+        for seconds in sorted(levels[level], reverse=True):
+            heapreplace(free, free[0] + seconds)
+    return max(free)
 
 
 def _feed_bytes(size: Size) -> int:
@@ -121,14 +92,3 @@ def _feed_bytes(size: Size) -> int:
 def _disk(run: Run, plan: Plan, size: Size) -> int:
     weights = sum(layer_parameters(run.net, size.shape, run.task.outputs).values()) * 4
     return RECORD_BYTES + (2 * weights if key(run) in plan.kept else 0)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Measure as the workers will run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,7 +1,7 @@
-"""The default executor: worker processes on this machine, one thread each, that take one run at a time.
+"""The default executor: worker processes on this machine, one thread each, that take one unit at a time.
 
 Workers come from a fork server that has loaded torch once. A worker that dies (killed, out of memory) is replaced, and
-its run is done once more before it counts as failed. Workers end with their parent, however that ends.
+its runs are done once more before they count as failed. Workers end with their parent, however that ends.
 """
 
 import multiprocessing as mp
@@ -10,17 +10,17 @@ import signal
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 
 from layerwise.errors import StoreError
-from layerwise.execute.plan import Plan
+from layerwise.execute.plan import Plan, Unit
 from layerwise.execute.work import Outcome, Setting, Worker, orphaned
-from layerwise.run import Run, key
+from layerwise.run import key
 
 TRIES = 2
 PRELOADED = ["torch", "torch._dynamo", "layerwise.execute.work"]  # building an optimiser imports torch._dynamo
@@ -32,77 +32,90 @@ class _Hand:
 
     process: ForkServerProcess
     pipe: Connection
-    run: Run | None = None
+    unit: Unit | None = None
 
 
 def execute(plan: Plan, setting: Setting, workers: int) -> Iterator[Outcome]:
     """Do the missing runs with so many processes, and give the outcome of each as it ends, in whatever order."""
     queue = _Queue(plan)
-    hands = [_hire(setting) for _ in range(min(workers, len(plan.missing)))]
+    hands = [_hire(setting) for _ in range(min(workers, len(plan.units)))]
     try:
         while queue.pending:
             yield from queue.orphans()
             for hand in hands:
-                if hand.run is None and (task := queue.take()):
-                    hand.run = task[0]
+                if hand.unit is None and (task := queue.take()):
+                    hand.unit = task[0]
                     with suppress(OSError):  # a worker that has died is seen below
                         hand.pipe.send(task)
             for hand in _heard(hands) if queue.pending else []:
-                answer, run = _listen(hand), hand.run
-                hand.run = None
+                answer, unit = _listen(hand), hand.unit
+                hand.unit = None
                 if isinstance(answer, StoreError):
                     raise answer
                 if answer is None:
                     _dismiss(hand)
                     hands[hands.index(hand)] = _hire(setting)
-                if run and (outcome := queue.settle(run, answer)):
-                    yield outcome
+                if unit:
+                    yield from queue.settle(unit, answer)
     finally:
         for hand in hands:
             _dismiss(hand)
 
 
 class _Queue:
-    """The missing runs: which can start, which another process holds, which were lost with their worker or source."""
+    """The missing units: which can start, which another process holds, which were lost with their worker or source."""
 
     def __init__(self, plan: Plan) -> None:
-        self.waiting = deque(plan.order())
-        self.busy: deque[Run] = deque()  # being trained by another process on the same store: these come last
+        self.waiting = deque(plan.units)
+        self.busy: deque[Unit] = deque()  # being trained by another process on the same store: these come last
         self.pending = {key(run) for run in plan.missing}
         self.lost: set[str] = set()
-        self.deaths: Counter[str] = Counter()
+        self.deaths: Counter[Unit] = Counter()
 
-    def take(self) -> tuple[Run, bool] | None:
-        """A run whose source is not still to be done, and whether to wait for another process that trains it."""
+    def take(self) -> tuple[Unit, bool] | None:
+        """A unit whose sources are not still to be done, and whether to wait for another process that trains it."""
         for queue in (self.waiting, self.busy):
-            for run in queue:
-                if run.source is None or key(run.source) not in self.pending:
-                    queue.remove(run)
-                    return run, queue is self.busy
+            for unit in queue:
+                if self.pending.isdisjoint(unit.sources):
+                    queue.remove(unit)
+                    return unit, queue is self.busy
         return None
 
-    def settle(self, run: Run, answer: Outcome | None) -> Outcome | None:
-        """Take a worker's answer, null if it died; gives the run's outcome, or null if it is to be done again."""
-        name = key(run)
+    def settle(self, unit: Unit, answer: Sequence[Outcome] | None) -> list[Outcome]:
+        """Take a worker's answer, null if it died; gives the outcomes of runs that are not to be done again."""
         if answer is None:
-            self.deaths[name] += 1
-            if self.deaths[name] < TRIES:
-                self.waiting.appendleft(run)
-                return None
-            answer = Outcome(name, "failed", f"run {name} ({run.treatment}): its worker died twice (out of memory?)")
-        if answer.state == "busy":
-            self.busy.append(run)
-            return None
-        self._end(answer)
-        return answer
+            self.deaths[unit] += 1
+            if self.deaths[unit] < TRIES:
+                self.waiting.appendleft(unit)
+                return []
+            answer = self._died(unit)
+        if any(outcome.state == "busy" for outcome in answer):
+            self.busy.append(unit)
+            return []
+        for outcome in answer:
+            self._end(outcome)
+        return list(answer)
 
     def orphans(self) -> Iterator[Outcome]:
-        """The outcomes of waiting runs whose source was lost."""
-        for run in [*self.waiting, *self.busy]:
-            if outcome := orphaned(run, self.lost):
-                (self.waiting if run in self.waiting else self.busy).remove(run)
-                self._end(outcome)
-                yield outcome
+        """The outcomes of waiting runs whose source was lost; the others of their units go on without them."""
+        for queue in (self.waiting, self.busy):
+            for unit in list(queue):
+                if outcomes := orphaned(unit, self.lost):
+                    left = replace(unit, missing=unit.missing - {outcome.key for outcome in outcomes})
+                    place = queue.index(unit)
+                    queue.remove(unit)
+                    if left.missing:
+                        queue.insert(place, left)
+                    for outcome in outcomes:
+                        self._end(outcome)
+                    yield from outcomes
+
+    def _died(self, unit: Unit) -> list[Outcome]:
+        """What is said of a unit that two workers did not survive."""
+        return [
+            Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): its worker died twice (out of memory?)")
+            for run in unit.todo
+        ]
 
     def _end(self, outcome: Outcome) -> None:
         self.pending.discard(outcome.key)
@@ -116,7 +129,7 @@ def _heard(hands: list[_Hand]) -> list[_Hand]:
     return [hand for hand in hands if hand.pipe in ready or hand.process.sentinel in ready]
 
 
-def _listen(hand: _Hand) -> Outcome | StoreError | None:
+def _listen(hand: _Hand) -> list[Outcome] | StoreError | None:
     """The worker's answer; null if it died before it gave one."""
     try:
         return hand.pipe.recv() if hand.pipe.poll() else None
@@ -169,13 +182,13 @@ def _hidden_main() -> Iterator[None]:
 
 
 def _work(setting: Setting, pipe: Connection) -> None:
-    """The life of a worker: take a run, do it, say how it ended."""
+    """The life of a worker: take a unit, do it, say how it ended."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         worker = Worker(setting)
         while True:
-            run, wait_for_others = pipe.recv()
-            pipe.send(worker.do(run, wait=wait_for_others))
+            unit, wait_for_others = pipe.recv()
+            pipe.send(worker.do(unit, wait=wait_for_others))
     except StoreError as error:
         pipe.send(error)
     except (EOFError, OSError):

@@ -1,16 +1,18 @@
-"""The reference executor: every run in this process, one after the other."""
+"""The reference executor: every run in this process, one after the other, through the whole net."""
 
 from collections.abc import Iterator
 
-from layerwise.execute.plan import Plan
+from layerwise.execute.plan import Plan, Unit
 from layerwise.execute.work import Outcome, Setting, Worker, orphaned
+from layerwise.run import key
 
 
 def execute(plan: Plan, setting: Setting) -> Iterator[Outcome]:
     """Do the missing runs in order, and give the outcome of each as it ends."""
     worker, lost = Worker(setting), set[str]()
-    for run in plan.order():
-        outcome = orphaned(run, lost) or worker.do(run, wait=True)
-        if not outcome.is_stored:
-            lost.add(outcome.key)
-        yield outcome
+    for run in (run for unit in plan.units for run in unit.todo):
+        alone = Unit((run,), frozenset({key(run)}))
+        for outcome in orphaned(alone, lost) or worker.do(alone, wait=True):
+            if not outcome.is_stored:
+                lost.add(outcome.key)
+            yield outcome

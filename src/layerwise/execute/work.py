@@ -1,37 +1,50 @@
-"""Doing one run, in whatever process: look it up, lock it, train it, store it."""
+"""Doing a unit of a plan, in whatever process: look its runs up, lock them, train them, store them."""
 
 import time
 from collections import OrderedDict
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load as load_tensors
 
 from layerwise.data.dataset import DataSet, load
 from layerwise.errors import Diverged, LayerwiseError, StoreError
-from layerwise.feed import Feed, feed
+from layerwise.execute.plan import Unit
+from layerwise.feed import Feed, feeds
+from layerwise.fleet import train_fleet
+from layerwise.prefix import Prefix
 from layerwise.result import record, restore, tensors
-from layerwise.run import Run, key
+from layerwise.run import Run, Weights, key
 from layerwise.store import Damaged, Store
-from layerwise.train import Trained, train
+from layerwise.train import Trained, train, whole
 
 Held = TypeVar("Held")
 
-FEEDS_HELD = 4
-SOURCES_HELD = 8
+FEEDS_HELD = 2
+SOURCES_HELD = 16
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every executor needs to know: where the store and the data are, and whose weights are kept."""
+    """What every executor needs to know: where the store and the data are, whose weights are kept, on what to train."""
 
     store: Path
     data: Mapping[str, Path]  # folder of each data set, by its digest
     kept: frozenset[str]
     executor: str
     forecast: Mapping[str, float] = field(default_factory=dict)  # seconds by key, kept beside what it then took
+    device: str = "cpu"
+    memory: int = 2**30  # bytes for what frozen layers give, of each process
+    disk: int = 0  # ... and where that is not enough
+
+    @property
+    def is_reference(self) -> bool:
+        """Is each run to be trained by itself through the whole net, as plainly as can be?"""
+        return self.executor == "serial"
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,7 @@ class Outcome:
     state: str  # done, stored (somebody else had done it), busy (somebody else is doing it), diverged, failed
     message: str = ""
     seconds: float = 0.0
-    notes: tuple[str, ...] = ()  # what was damaged and set aside on the way
+    notes: tuple[str, ...] = ()  # what was damaged and set aside, or could not be done together, on the way
 
     @property
     def is_stored(self) -> bool:
@@ -52,10 +65,10 @@ class Outcome:
 
 @dataclass
 class Worker:
-    """Does runs one after the other, and remembers data and sources that the next run may use again."""
+    """Does units one after the other, and remembers data, sources and features that the next may use again."""
 
     setting: Setting
-    feeds: "OrderedDict[object, Feed]" = field(default_factory=OrderedDict)
+    feeds: "OrderedDict[Any, list[Feed]]" = field(default_factory=OrderedDict)
     sources: "OrderedDict[str, Trained]" = field(default_factory=OrderedDict)
     notes: list[str] = field(default_factory=list)
 
@@ -63,30 +76,55 @@ class Worker:
         torch.set_num_threads(1)
         self.store = Store(self.setting.store)
         self.data: dict[str, DataSet] = {}
+        self.prefix = Prefix(self.setting.memory, self.setting.disk)
 
-    def do(self, run: Run, *, wait: bool = False) -> Outcome:
-        """Make sure that the store has the run; never raises for what is wrong with this run alone.
+    def do(self, unit: Unit, *, wait: bool = False) -> list[Outcome]:
+        """Make sure that the store has the unit's runs; never raises for what is wrong with these runs alone.
 
-        Raises StoreError where nothing can be stored any more.
+        Gives an outcome for each run that was missing. Raises StoreError where nothing can be stored any more.
         """
-        name, self.notes = key(run), []
+        self.notes = []
+        with self._locked(unit.todo, wait) as ours:
+            if not ours:
+                return [Outcome(key(run), "busy") for run in unit.todo]
+            there = [run for run in unit.todo if self._is_stored(run)]
+            found = [Outcome(key(run), "stored") for run in there]
+            left = replace(unit, missing=unit.missing - set(map(key, there)))
+            if left.missing:
+                found += self._settle(left)
+        return [replace(found[0], notes=tuple(self.notes)), *found[1:]]
+
+    @contextmanager
+    def _locked(self, runs: Sequence[Run], wait: bool) -> Iterator[bool]:
+        """Hold the right to train all of these runs, or none; taken in one order, so that nobody waits in a ring."""
+        with ExitStack() as locks:
+            yield all(locks.enter_context(self.store.lock(name, wait=wait)) for name in sorted(map(key, runs)))
+
+    def _settle(self, unit: Unit) -> list[Outcome]:
+        """Train the unit, and say how that ended; what goes wrong with a fleet is tried again in smaller ones."""
         try:
-            with self.store.lock(name, wait=wait) as ours:
-                if not ours:
-                    return Outcome(name, "busy")
-                if self._is_stored(run):
-                    return Outcome(name, "stored", notes=tuple(self.notes))
-                seconds = self._train(run)
+            return self._train(unit)
         except StoreError:
             raise
-        except Diverged as error:
-            return Outcome(name, "diverged", str(error), notes=tuple(self.notes))
-        except LayerwiseError as error:
-            return Outcome(name, "failed", f"run {name} ({run.treatment}): {error}", notes=tuple(self.notes))
         except Exception as error:  # a user's net may raise anything, and the other runs are not to suffer
-            message = f"run {name} ({run.treatment}): {type(error).__name__}: {error}"
-            return Outcome(name, "failed", message, notes=tuple(self.notes))
-        return Outcome(name, "done", seconds=seconds, notes=tuple(self.notes))
+            if len(unit.runs) > 1:
+                return self._apart(unit, error)
+            (run,) = unit.todo
+            what = str(error) if isinstance(error, LayerwiseError) else f"{type(error).__name__}: {error}"
+            return [Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): {what}")]
+
+    def _apart(self, unit: Unit, error: Exception) -> list[Outcome]:
+        """Do a fleet's runs in halves where memory was short, and else each by itself."""
+        short = is_out_of_memory(error)
+        parts = 2 if short else len(unit.runs)
+        width = -(-len(unit.runs) // parts)
+        why = "there was not enough memory" if short else f"{type(error).__name__}: {error}".partition("\n")[0]
+        self.notes.append(f"{len(unit.runs)} runs could not be trained together ({why}); now {width} at a time")
+        if short and self.setting.device != "cpu":
+            torch.cuda.empty_cache()
+        halves = [unit.runs[begin : begin + width] for begin in range(0, len(unit.runs), width)]
+        units = [Unit(half, unit.missing & set(map(key, half)), width) for half in halves]
+        return [outcome for part in units if part.missing for outcome in self._settle(part)]
 
     def _is_stored(self, run: Run) -> bool:
         """Is the run in the store, whole? A damaged one is set aside."""
@@ -97,45 +135,94 @@ class Worker:
             self.notes.append(f"{wrong}; set aside as {self.store.set_aside(name)} and computed again")
         return not wrong
 
-    def _train(self, run: Run) -> float:
-        source = self._source(run.source) if run.source else None
-        food = self._feed(run)
+    def _train(self, unit: Unit) -> list[Outcome]:
+        """Train what is missing of the unit, and store it."""
+        todo = unit.todo
+        places = [run if key(run) in unit.missing else todo[0] for run in unit.runs]
+        places += todo[:1] * (unit.width - len(places))
+        sources = [self._source(run.source) for run in places]
+        food = self._feeds([*unit.runs, *unit.runs[:1] * (unit.width - len(unit.runs))], places)
         start = time.perf_counter()
-        trained = train(run, food, source)
-        seconds = time.perf_counter() - start
-        result = record(run, trained, food.shape, seconds, self.setting.executor)
-        result["forecast_seconds"] = self.setting.forecast.get(key(run))
-        self.store.put(run, result, tensors(trained) if key(run) in self.setting.kept else {})
-        return seconds
+        trained: Sequence[Trained | Diverged]
+        if len(places) > 1:
+            trained = train_fleet(places, food, sources, self.prefix)
+        else:
+            ahead = whole if self.setting.is_reference else self.prefix.ahead
+            trained = [_train_one(places[0], food[0], sources[0], ahead)]
+        seconds = (time.perf_counter() - start) / len(todo)
+        ends = {key(run): (run, fed, end) for run, fed, end in zip(places, food, trained, strict=True)}
+        return [self._put(*ends[key(run)], seconds, unit.width) for run in todo]
 
-    def _source(self, run: Run) -> Trained:
-        """The source as it was stored; trained again where the store has lost it or its weights."""
+    def _put(self, run: Run, fed: Feed, end: Trained | Diverged, seconds: float, width: int) -> Outcome:
         name = key(run)
+        if isinstance(end, Diverged):
+            return Outcome(name, "diverged", str(end))
+        result = record(run, end, fed.shape, seconds, self.setting.executor, width, self.setting.device)
+        result["forecast_seconds"] = self.setting.forecast.get(name)
+        self.store.put(run, result, tensors(end) if name in self.setting.kept else {})
+        return Outcome(name, "done", seconds=seconds)
+
+    def _source(self, source: Run | Weights | None) -> Trained | None:
+        """The source as it was stored; a run is trained again where the store has lost it or its weights."""
+        if source is None:
+            return None
+        name = source.digest if isinstance(source, Weights) else key(source)
         if name not in self.sources:
-            with self.store.lock(name, wait=True):
-                if not (self.store.has(name, weights=True) and self._is_stored(run)):
-                    self._train(run)
-                try:
-                    self.sources[name] = restore(self.store, name)
-                except Damaged as error:
-                    raise RuntimeError(f"its source cannot be read: {error}") from error
+            self.sources[name] = self._given(source) if isinstance(source, Weights) else self._restored(source)
         return _remember(self.sources, name, self.sources[name], SOURCES_HELD)
 
-    def _feed(self, run: Run) -> Feed:
-        wanted = (run.task, run.net, run.recipes[0].precision)
+    def _given(self, source: Weights) -> Trained:
+        """Weights that were not trained here: where they began is not known."""
+        try:
+            return Trained({}, load_tensors(self.store.weights(source.digest)), (), ())
+        except (Damaged, KeyError) as error:
+            raise RuntimeError(f"its source's weights cannot be read: {error}") from error
+
+    def _restored(self, source: Run) -> Trained:
+        with self.store.lock(key(source), wait=True):
+            if not (self.store.has(key(source), weights=True) and self._is_stored(source)):
+                outcome = self._settle(Unit((source,), frozenset({key(source)})))[0]
+                if not outcome.is_stored:
+                    raise RuntimeError(f"its source did not finish: {outcome.message}")
+            try:
+                return restore(self.store, key(source))
+            except Damaged as error:
+                raise RuntimeError(f"its source cannot be read: {error}") from error
+
+    def _feeds(self, runs: Sequence[Run], places: Sequence[Run]) -> list[Feed]:
+        """What each place is fed with; the pool has the images of all runs of the unit, finished ones too."""
+        tasks = tuple(run.task for run in runs)
+        first = runs[0]
+        wanted = (tasks, first.net, first.recipes[0].dtype_name)
         if wanted not in self.feeds:
-            digest = run.task.data
+            digest = first.task.data
             if digest not in self.data:
                 self.data[digest] = load(self.setting.data[digest])
-            self.feeds[wanted] = feed(run.task, self.data[digest], run.net, run.recipes[0].precision)
-        return _remember(self.feeds, wanted, self.feeds[wanted], FEEDS_HELD)
+            self.feeds[wanted] = feeds(tasks, self.data[digest], *wanted[1:], self.setting.device)
+        held = _remember(self.feeds, wanted, self.feeds[wanted], FEEDS_HELD)
+        found = dict(zip(tasks, held, strict=True))
+        return [found[run.task] for run in places]
 
 
-def orphaned(run: Run, lost: Container[str]) -> Outcome | None:
-    """The outcome of a run whose source was lost on the way: it is not tried."""
-    if run.source is None or key(run.source) not in lost:
-        return None
-    return Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): its source {key(run.source)} did not finish")
+def _train_one(run: Run, fed: Feed, source: Trained | None, ahead: Any) -> Trained | Diverged:
+    try:
+        return train(run, fed, source, ahead)
+    except Diverged as error:
+        return error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Was there not enough memory, of the machine or of its accelerator?"""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def orphaned(unit: Unit, lost: Container[str]) -> list[Outcome]:
+    """The outcomes of runs whose source was lost on the way: they are not tried."""
+    return [
+        Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): its source {key(run.source)} did not finish")
+        for run in unit.todo
+        if isinstance(run.source, Run) and key(run.source) in lost
+    ]
 
 
 def _remember(held: "OrderedDict[Any, Held]", name: object, value: Held, most: int) -> Held:

@@ -181,8 +181,8 @@ def _rows_of(design: Design, cell: Cell, result: Result) -> Iterator[dict[str, A
     run = cell.run
     about = {
         "run_key": result.key,
-        "source_key": key(run.source) if run.source else None,
-        "source_task": run.source.task.name if run.source else None,
+        "source_key": key(run.source_run) if run.source_run else None,
+        "source_task": run.source_run.task.name if run.source_run else None,
         "target_task": run.task.name,
         "treatment": str(run.treatment),
         "n": cell.n,

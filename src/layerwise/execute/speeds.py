@@ -1,0 +1,150 @@
+"""How fast this machine trains: measured on the net itself, in moments, before anything is trained."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from layerwise.feed import Feed, Part
+from layerwise.fleet import rehearse
+from layerwise.layers import layers
+from layerwise.nets import build
+from layerwise.prefix import Prefix, frozen_depth, split
+from layerwise.run import Run
+from layerwise.tasks import codes
+from layerwise.train import EVALUATION_BATCH, Trained, rehearse_alone
+
+WARM_UP, TIMED = 2, 7
+ENOUGH_SECONDS = 0.3  # of timing one thing
+CACHE_BYTES = 2**25  # what the members of a fleet may use between them; beyond it, memory is waited for
+WIDEST = 64
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured seconds of training a unit of so many runs."""
+
+    ready: float  # until the first step, once per stage
+    step: float  # of all its members together
+    look: float  # at one image in an evaluation, per member
+    ahead: float  # per image, of the layers that are computed once
+
+
+def speed(run: Run, stage: int, shape: tuple[int, int, int], width: int) -> Speed:
+    """How fast units of so many runs like this one are, in the images' shape (channels, height, width)."""
+    return _measured(kind(run, shape), stage, width)
+
+
+def widest(run: Run, shape: tuple[int, int, int]) -> int:
+    """How many runs like this one may be worth training together: as many as a processor's cache has room for."""
+    if any(recipe.stop_at is not None or recipe.channels_last for recipe in run.recipes):
+        return 1  # a fleet would go on until its last member stops
+    return max(1, min(WIDEST, CACHE_BYTES // _bytes(kind(run, shape))))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What of a run decides how long a step takes. Compared by its description: runs of one kind are equally fast."""
+
+    name: str
+    run: Run
+    shape: tuple[int, int, int]
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Kind) and self.name == other.name
+
+    def feed(self) -> Feed:
+        """Noise instead of images, in two batches."""
+        task, size = self.run.task, 2 * self.run.recipes[0].batch_size
+        dtype = getattr(torch, self.run.recipes[0].dtype_name)
+        pool, rows = torch.randn(size, *self.shape, dtype=dtype), torch.arange(size)
+        part = Part(pool, rows, rows % len(task.classes))
+        return Feed({"train": part, "test": part}, torch.from_numpy(codes(task)).to(dtype), task.is_bits)
+
+    def net(self) -> nn.Module:
+        """A fresh net."""
+        net = build(self.run.net, self.shape, self.run.task.outputs, seed=0)
+        return net.to(getattr(torch, self.run.recipes[0].dtype_name))
+
+
+def kind(run: Run, shape: tuple[int, int, int]) -> Kind:
+    """The kind of a run on images of shape (channels, height, width)."""
+    task, recipe = run.task, run.recipes[0]
+    depths = [frozen_depth(run, stage) for stage in range(len(run.recipes))]
+    how = (recipe.batch_size, recipe.optimiser, recipe.momentum, recipe.precision, recipe.channels_last)
+    return Kind(repr((run.net, shape, task.outputs, task.is_bits, run.treatment.trained, depths, how)), run, shape)
+
+
+@lru_cache(maxsize=1024)
+def _measured(kind: Kind, stage: int, width: int) -> Speed:
+    with one_thread():
+        return _measure(kind, stage, width)
+
+
+def _measure(kind: Kind, stage: int, width: int) -> Speed:
+    start = time.perf_counter()
+    step = _step(kind, stage, width)
+    step()
+    ready = time.perf_counter() - start
+    net = kind.net().eval()
+    found = layers(net, torch.zeros(1, *kind.shape, dtype=next(net.parameters()).dtype))
+    _, first, rest = split(net, found, frozen_depth(kind.run, stage))
+    images = torch.randn(EVALUATION_BATCH, *kind.shape, dtype=next(net.parameters()).dtype)
+    with torch.no_grad():
+        features = first(images)
+        ahead = 0.0 if isinstance(first, nn.Identity) else _seconds(lambda: first(images)) / EVALUATION_BATCH
+        look = _seconds(lambda: rest(features)) / EVALUATION_BATCH
+    return Speed(ready, _seconds(step), look, ahead)
+
+
+def _step(kind: Kind, stage: int, width: int) -> Callable[[], object]:
+    """A training step of so many stand-ins for the run."""
+    source = Trained(kind.net().state_dict(), kind.net().state_dict(), (), ())
+    if width == 1:
+        return rehearse_alone(kind.run, stage, kind.feed(), source, Prefix().ahead)
+    return rehearse([kind.run] * width, stage, [kind.feed()] * width, [source] * width)
+
+
+@lru_cache(maxsize=1024)
+def _bytes(kind: Kind) -> int:
+    """What one member of a fleet keeps in a step: weights, gradients and momentum, and what the backward pass needs."""
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    step = _step(kind, 0, 1)
+    with one_thread(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        step()
+    return sum(saved.values()) + 2 * sum(p.nbytes for p in kind.net().parameters())
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    """The median time of an action, after some to warm up."""
+    times: list[float] = []
+    for _ in range(WARM_UP + TIMED):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+        if sum(times) > ENOUGH_SECONDS and len(times) > WARM_UP:
+            break
+    return sorted(times[WARM_UP:])[(len(times) - WARM_UP) // 2]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Measure as the workers will run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

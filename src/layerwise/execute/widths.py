@@ -1,0 +1,89 @@
+"""How many runs train together: decided once on a machine, and then kept to, so that results repeat to the bit."""
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+
+from layerwise.execute.speeds import kind, speed, widest
+from layerwise.run import Run
+
+WORTH = 0.95  # of the time alone: a fleet that does not save a twentieth is left
+
+
+@dataclass
+class Widths:
+    """The widths of fleets on this machine. What was measured is remembered in the user's cache folder.
+
+    Where that cannot be written, it is measured anew in each process.
+    """
+
+    cores: int
+    file: Path = field(default_factory=lambda: cache_folder() / f"fleets-{machine()}.json")
+
+    def __post_init__(self) -> None:
+        self.known: dict[str, bool] = {}
+        try:
+            found = json.loads(self.file.read_text())
+            self.known = {name: worth for name, worth in found.items() if isinstance(worth, bool)}
+        except (OSError, ValueError, AttributeError):
+            pass  # nothing is known yet
+
+    def of(self, run: Run, count: int, shape: tuple[int, int, int]) -> int:
+        """The width of units of so many runs like this one: all equally wide, no core without work; 1 is no fleet."""
+        most = widest(run, shape)
+        if most == 1 or count == 1:
+            return 1
+        units = max(-(-count // most), min(self.cores, count))
+        width = -(-count // units)
+        return width if width > 1 and self._is_worth(run, shape, width) else 1
+
+    def _is_worth(self, run: Run, shape: tuple[int, int, int], width: int) -> bool:
+        """Is a fleet of this width faster than its members one after the other?"""
+        name = f"{width} {kind(run, shape).name}"
+        if name not in self.known:
+            self.known[name] = _measured(run, shape, width)
+            self._write()
+        return self.known[name]
+
+    def _write(self) -> None:
+        aside = self.file.with_name(f"{self.file.name}-{os.getpid()}")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(json.dumps(self.known, indent=1, sort_keys=True))
+            aside.replace(self.file)
+        except OSError:
+            pass  # it will be measured anew
+
+
+def _measured(run: Run, shape: tuple[int, int, int], width: int) -> bool:
+    stages = range(len(run.recipes))
+    try:
+        together = sum(speed(run, stage, shape, width).step for stage in stages)
+    except Exception:  # a net that cannot be mapped over its members, for whatever reason, is trained by itself
+        return False
+    return together < WORTH * width * sum(speed(run, stage, shape, 1).step for stage in stages)
+
+
+def cache_folder() -> Path:
+    """Where this user's programs keep what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layerwise"
+
+
+def machine() -> str:
+    """A name for what decides how fast things are here: processor, cores, memory, torch."""
+    told = (platform.machine(), _processor(), os.cpu_count(), psutil.virtual_memory().total >> 30, torch.__version__)
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

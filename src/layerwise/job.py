@@ -1,0 +1,184 @@
+"""The way from wanted runs to their records: plan, forecast, train what is missing, read everything back."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from layerwise.data.dataset import DataSet
+from layerwise.errors import StudyError, unknown
+from layerwise.execute import local, serial
+from layerwise.execute.forecast import Forecast, Size, forecast
+from layerwise.execute.plan import Plan, grouped, ordered, plan
+from layerwise.execute.widths import Widths
+from layerwise.execute.work import Outcome, Setting
+from layerwise.progress import Quiet
+from layerwise.run import Run, key
+from layerwise.store import Damaged, Record, Store
+from layerwise.tasks import Task, examples
+
+EXECUTORS = ("local", "serial")
+ATTEMPTS = 3  # at reading everything back whole
+FEATURES = 0.3  # of the free memory, and of the free disk, for what frozen layers give
+
+
+@dataclass(frozen=True)
+class Means:
+    """How runs are to be trained: by what, on what, and what is kept of them. None of it alters a result."""
+
+    executor: str = "local"
+    workers: int | None = None  # processes; by default one per core
+    device: str = "auto"
+    keep: bool = False  # the weights of every run, not only of sources
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise StudyError(unknown("executor", self.executor, EXECUTORS))
+        if self.workers is not None and self.workers < 1:
+            raise StudyError(f"--workers {self.workers} is not possible; the least is 1")
+        if self.executor == "serial" and (self.workers or 1) > 1:
+            raise StudyError(f"--workers {self.workers} is for --executor local; serial is one process")
+        if self.device not in {"auto", "cpu", "cuda"}:
+            raise StudyError(unknown("device", self.device, ("auto", "cpu", "cuda")))
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise StudyError("--device cuda: PyTorch finds no GPU here; pass --device cpu")
+
+    @property
+    def place(self) -> str:
+        """The device: a GPU if there is one and nothing else was asked for."""
+        return "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+    @property
+    def processes(self) -> int:
+        """How many train at once: one per core, or one for a GPU, which is full with one."""
+        if self.executor == "serial":
+            return 1
+        return self.workers or (len(os.sched_getaffinity(0)) if self.place == "cpu" else 1)
+
+
+@dataclass
+class Job:
+    """Wanted runs on their way through the store to their records."""
+
+    wanted: Sequence[Run]
+    store: Store
+    data: DataSet
+    folders: dict[str, Path]  # of data sets, by digest
+    means: Means
+    listener: Quiet
+    records: dict[str, Record] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    forecast: Forecast = field(default_factory=lambda: Forecast({}, {}, 0.0, 0, 0))
+    stored_before: int = 0
+    seconds: float = 0.0
+
+    def plan(self) -> Plan:
+        """What is missing, with its forecast, told to the user."""
+        made = plan(self.wanted, lambda name, weights: self.store.has(name, weights=weights), keep=self.means.keep)
+        if made.missing and self.means.executor != "serial":
+            widths, shape = Widths(os.cpu_count() or 1), self.data.images.shape[1:]
+            made = grouped(made, lambda run, count: widths.of(run, count, shape))
+        self.forecast = forecast(made, self.size, self.means.processes)
+        made = ordered(made, self.forecast.units)
+        self.stored_before = made.stored
+        self.listener.planned(made, self.forecast, self.means.processes)
+        return made
+
+    def size(self, run: Run) -> Size:
+        """How large a run's task is."""
+        found = counts(run.task, self.data)
+        return Size(self.data.images.shape[1:], found["train"], found["validation"] + found["test"])
+
+    def complete(self) -> Plan:
+        """Do what is missing until every record reads back whole; damaged ones are set aside and done again."""
+        first = made = self.plan()
+        first_forecast, stored = self.forecast, self.stored_before
+        start = time.perf_counter()
+        try:
+            for _ in range(ATTEMPTS):
+                self._execute(made)
+                if not self._collect(made):
+                    break
+                made = self.plan()
+        except KeyboardInterrupt:
+            stored = sum(self.store.has(key(run)) for run in first.runs)
+            raise KeyboardInterrupt(
+                f"{stored} of {len(first.runs)} runs are stored; the same command does the rest"
+            ) from None
+        lost = [name for run in first.runs if (name := key(run)) not in self.records]
+        if lost and not self.failures:
+            self.failures.append(f"{len(lost)} runs cannot be read back from {self.store.folder}, {lost[0]} among them")
+        self.seconds = time.perf_counter() - start
+        self.forecast, self.stored_before = first_forecast, stored
+        return first
+
+    def totals(self, made: Plan) -> dict[str, Any]:
+        """The plan's sums, forecast and taken."""
+        return {
+            "runs": len(made.runs),
+            "stored": self.stored_before,
+            "missing": len(made.missing),
+            "forecast_seconds": round(self.forecast.wall_seconds, 2),
+            "seconds": round(self.seconds, 2),
+            "forecast_flops": sum(self.forecast.flops[key(run)] for run in made.missing),
+            "forecast_memory_bytes": self.forecast.memory_bytes,
+            "forecast_disk_bytes": self.forecast.disk_bytes,
+        }
+
+    def _execute(self, made: Plan) -> None:
+        means = self.means
+        setting = Setting(
+            store=self.store.folder.absolute(),
+            data=self.folders,
+            kept=made.kept,
+            executor=means.executor,
+            forecast=made.seconds,
+            device=means.place,
+            memory=int(FEATURES * psutil.virtual_memory().available / means.processes),
+            disk=int(FEATURES * shutil.disk_usage(tempfile.gettempdir()).free / means.processes),
+        )
+        try:
+            for outcome in self._outcomes(made, setting):
+                self.listener.ended(outcome)
+                if not outcome.is_stored:
+                    self.failures.append(outcome.message)
+        finally:
+            self.listener.close()
+
+    def _outcomes(self, made: Plan, setting: Setting) -> Iterator[Outcome]:
+        if self.means.executor == "serial":
+            return serial.execute(made, setting)
+        return local.execute(made, setting, self.means.processes)
+
+    def _collect(self, made: Plan) -> bool:
+        """Read every finished run; gives whether any was damaged."""
+        damaged = False
+        for name in (key(run) for run in made.runs):
+            try:
+                self.records[name] = self.store.get(name)
+            except KeyError:
+                continue  # it failed, and has been told
+            except Damaged:
+                if told := self.store.mend(name):
+                    self.listener.say(told)
+                damaged = True
+        return damaged
+
+
+_counted: dict[tuple[str, object], dict[str, int]] = {}
+
+
+def counts(task: Task, data: DataSet) -> dict[str, int]:
+    """Images in each part of a task; tasks that differ in their seed only are equally large."""
+    alike = (data.digest, (task.classes, task.shots, task.parts))
+    if alike not in _counted:
+        found = examples(task, data.labels, data.columns, data.class_names)
+        _counted[alike] = {name: len(positions) for name, positions in vars(found).items()}
+    return _counted[alike]
