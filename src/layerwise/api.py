@@ -12,6 +12,7 @@ from typing import Any
 from layerwise import __version__
 from layerwise.data import open_data
 from layerwise.data.dataset import DataSet, save
+from layerwise.errors import StudyError
 from layerwise.execute.plan import Plan
 from layerwise.job import Job, Means, counts
 from layerwise.outputs import Study, prepare
