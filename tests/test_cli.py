@@ -75,7 +75,7 @@ MISTAKES = {
     "unknown study": (["gutstien"], "StudyError: unknown study 'gutstien'; did you mean 'gutstein'? (known: gutstein)"),
     "unknown net": (
         ["gutstein", *GOOD, "--net", "lenet"],
-        "StudyError: unknown net 'lenet'; did you mean 'lenet5'? (known: lenet5, lenet5relu)",
+        f"StudyError: unknown net 'lenet'; did you mean 'lenet5'? (known: {', '.join(sorted(NETS))})",
     ),
     "unknown data": (
         ["gutstein", "--data", "digit"],

@@ -12,7 +12,8 @@ StoreOption = Annotated[
     Path, typer.Option("--store", metavar="DIR", help="Folder of finished runs.", rich_help_panel="Running")
 ]
 STORE = Path("layerwise-store")
-NET_NAMES = ("lenet5", "lenet5relu")  # for completion, without torch; a test holds them to layerwise.nets
+# For completion, without torch; a test holds them to layerwise.nets.
+NET_NAMES = ("lenet5", "lenet5relu", "resnet20", "resnet32", "small8")
 SCALES = {"demo": "minutes", "paper": "the paper's own design"}
 EXECUTORS = {"local": "a process per core", "serial": "this process alone"}
 
