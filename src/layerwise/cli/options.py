@@ -15,6 +15,7 @@ STORE = Path("layerwise-store")
 # For completion, without torch; a test holds them to layerwise.nets.
 NET_NAMES = ("lenet5", "lenet5relu", "resnet20", "resnet32", "small8")
 SCALES = {"demo": "minutes", "paper": "the paper's own design"}
+DEVICES = {"auto": "a GPU if there is one", "cpu": "this processor", "cuda": "the GPU"}
 EXECUTORS = {"local": "a process per core", "serial": "this process alone"}
 
 
@@ -38,7 +39,7 @@ def among(names: Iterable[str]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in known if name.startswith(incomplete)]
 
 
-net_names, scales, executors = among(NET_NAMES), among(SCALES), among(EXECUTORS)
+net_names, scales, executors, devices = map(among, (NET_NAMES, SCALES, EXECUTORS, DEVICES))
 
 
 def whole(text: str) -> int:

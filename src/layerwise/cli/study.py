@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from layerwise.cli.options import (
+    DEVICES,
     EXECUTORS,
     SCALES,
     STORE,
     StoreOption,
     data_names,
+    devices,
     executors,
     net_names,
     numbers,
@@ -21,6 +23,7 @@ from layerwise.cli.options import (
     whole,
 )
 from layerwise.cli.printing import complain, print_findings
+from layerwise.execute import forks
 
 INTERRUPTED = 130  # exit code
 
@@ -105,6 +108,14 @@ def study(
         int | None,
         _running(metavar="K", parser=whole, help="Processes of the local executor.  [default: one per core]"),
     ] = None,
+    device: Annotated[
+        str,
+        _running(
+            metavar="|".join(DEVICES),
+            autocompletion=devices,
+            help="; ".join(f"{k}: {v}" for k, v in DEVICES.items()),
+        ),
+    ] = "auto",
     keep: Annotated[bool, _running("--keep", help="Keep the weights of every run, not only of sources.")] = False,
     dry_run: Annotated[bool, _running("--dry-run", help="Print the plan and its forecast, and stop.")] = False,
 ) -> None:
@@ -116,13 +127,15 @@ def study(
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _interrupt_once)
     try:
+        if executor == "local":
+            forks.context()  # it loads torch while we do
         from layerwise import api
 
         found = api.study(
             name, data=data, net=net, scale=scale, seeds=seeds, trials=trials, shots=numbers("--shots", shots),
             steps=steps, source_steps=source_steps, classes=classes, known=known, split=split, hold_out=hold_out,
             resize=resize, grey=grey, skip_unreadable=skip_unreadable, store=store, out=folder, executor=executor,
-            workers=workers, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
+            workers=workers, device=device, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")

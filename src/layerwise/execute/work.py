@@ -14,6 +14,7 @@ from safetensors.torch import load as load_tensors
 from layerwise.data.dataset import DataSet, load
 from layerwise.errors import Diverged, LayerwiseError, StoreError
 from layerwise.execute.plan import Unit
+from layerwise.execute.processor import settle
 from layerwise.feed import Feed, feeds
 from layerwise.fleet import train_fleet
 from layerwise.prefix import Prefix
@@ -73,7 +74,7 @@ class Worker:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        torch.set_num_threads(1)
+        settle()
         self.store = Store(self.setting.store)
         self.data: dict[str, DataSet] = {}
         self.prefix = Prefix(self.setting.memory, self.setting.disk)
