@@ -52,7 +52,7 @@ def feed(task: Task, data: DataSet, net: str, precision: str = "float32") -> Fee
     chosen = examples(task, data.labels, data.columns, data.class_names)
     positions = np.full(len(data.class_names), -1)
     positions[list(task.classes)] = np.arange(len(task.classes))
-    found, dtype = architecture(net), getattr(torch, precision)
+    found, dtype = architecture(net), torch.float64 if precision == "float64" else torch.float32  # of the weights
     mean, std = (torch.tensor(values, dtype=dtype)[:, None, None] for values in (found.mean, found.std))
 
     def part(where: Int[np.ndarray, " examples"]) -> Part:

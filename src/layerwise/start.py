@@ -49,7 +49,7 @@ def begin(
 def _fresh(run: Run, stage: int, shape: tuple[int, int, int]) -> nn.Module:
     """A new draw of the whole net, so that a layer's fresh weights do not depend on the treatment of the others."""
     net = build(run.net, shape, run.task.outputs, seed("weights", run.seed, run.task.stream, run.draw, stage))
-    return net.to(getattr(torch, run.recipes[stage].precision))
+    return net.to(getattr(torch, run.recipes[stage].dtype_name))
 
 
 def _given(state: Mapping[str, Tensor] | None, run: Run, letter: str) -> Mapping[str, Tensor]:
