@@ -160,7 +160,8 @@ class Job:
     def _collect(self, made: Plan) -> bool:
         """Read every finished run; gives whether any was damaged."""
         damaged = False
-        for name in (key(run) for run in made.runs):
+        self.records = self.store.records(map(key, made.runs))
+        for name in (key(run) for run in made.runs if key(run) not in self.records):
             try:
                 self.records[name] = self.store.get(name)
             except KeyError:
