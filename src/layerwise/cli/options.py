@@ -16,6 +16,12 @@ STORE = Path("layerwise-store")
 NET_NAMES = ("lenet5", "lenet5relu", "resnet20", "resnet32", "small8")
 SCALES = {"demo": "minutes", "paper": "the paper's own design"}
 DEVICES = {"auto": "a GPU if there is one", "cpu": "this processor", "cuda": "the GPU"}
+PRECISIONS = {  # a test holds their names to layerwise.run
+    "float32": "single",
+    "float64": "double",
+    "bfloat16": "half the bits, where the processor has it",
+    "tf32": "single with TF32 products, on GPUs that have it",
+}
 EXECUTORS = {"local": "a process per core", "serial": "this process alone"}
 
 
@@ -39,7 +45,7 @@ def among(names: Iterable[str]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in known if name.startswith(incomplete)]
 
 
-net_names, scales, executors, devices = map(among, (NET_NAMES, SCALES, EXECUTORS, DEVICES))
+net_names, scales, executors, devices, precisions = map(among, (NET_NAMES, SCALES, EXECUTORS, DEVICES, PRECISIONS))
 
 
 def whole(text: str) -> int:

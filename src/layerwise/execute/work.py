@@ -39,6 +39,7 @@ class Setting:
     executor: str
     forecast: Mapping[str, float] = field(default_factory=dict)  # seconds by key, kept beside what it then took
     device: str = "cpu"
+    deterministic: bool = False  # on a GPU; a CPU always is
     memory: int = 2**30  # bytes for what frozen layers give, of each process
     disk: int = 0  # ... and where that is not enough
 
@@ -74,7 +75,7 @@ class Worker:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        settle()
+        settle(deterministic=self.setting.deterministic)
         self.store = Store(self.setting.store)
         self.data: dict[str, DataSet] = {}
         self.prefix = Prefix(self.setting.memory, self.setting.disk)
