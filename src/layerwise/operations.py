@@ -1,4 +1,4 @@
-"""Operations that `vmap` does slowly on a CPU, done as many members at once should: convolutions, linear maps, tanh.
+"""Operations that `vmap` does slowly on a CPU, done as many members at once should: convolutions and linear maps.
 
 `vmap` makes one grouped convolution of the members' convolutions, for which the CPU has no fast path, and gives the
 weights' gradients in a layout that the optimiser then has to copy. Within `members_together()` these functions are
@@ -13,11 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-PIECE = 2**16  # numbers that are worked on at once, so that they stay in the cache
-
 
 class members_together(TorchFunctionMode):  # noqa: N801 (reads as what it does)
-    """While entered, a net's convolutions, linear maps and tanh go to the functions of this file."""
+    """While entered, a net's convolutions and linear maps go to the functions of this file."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -42,17 +40,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _Linear.apply(*_cast(x, weight, bias))
 
 
-def _tanh(x: Tensor) -> Tensor:
-    return _Tanh.apply(x)
-
-
-REPLACED: dict[Any, Callable[..., Tensor | None]] = {
-    F.conv2d: _conv2d,
-    F.linear: _linear,
-    torch.tanh: _tanh,
-    F.tanh: _tanh,
-    Tensor.tanh: _tanh,
-}
+REPLACED: dict[Any, Callable[..., Tensor | None]] = {F.conv2d: _conv2d, F.linear: _linear}
 
 
 def _pair(value: Any) -> tuple[int, ...]:
@@ -95,12 +83,6 @@ class _Linear(_ByMember):
         x, weight, bias = _lead(info.batch_size, in_dims, x, weight, bias)
         y = _StackedLinear.apply(x.flatten(1, -2) if x.dim() > 3 else x.view(len(x), -1, x.shape[-1]), weight, bias)
         return y.view(*x.shape[:-1], weight.shape[1]), 0
-
-
-class _Tanh(_ByMember):
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor) -> tuple[Tensor, int]:
-        return _StackedTanh.apply(x), in_dims[0]
 
 
 def _lead(members: int, in_dims: Sequence[int | None], *tensors: Tensor | None) -> list[Any]:
@@ -154,20 +136,3 @@ class _StackedLinear(torch.autograd.Function):
             torch.bmm(grad.transpose(1, 2), x) if of_weight else None,
             grad.sum(1) if of_bias else None,
         )
-
-
-class _StackedTanh(torch.autograd.Function):
-    """tanh x = 2 sigmoid(2x) - 1, several times faster; its error is that of rounding 1, not that of rounding x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for given, made in zip(x.contiguous().view(-1).split(PIECE), y.view(-1).split(PIECE), strict=True):
-            torch.mul(given, 2, out=made).sigmoid_().mul_(2).sub_(1)
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.tanh_backward(grad, y)
