@@ -23,8 +23,12 @@ from layerwise.cli.options import NET_NAMES
 from layerwise.data.dataset import make
 from layerwise.errors import StudyError
 from layerwise.nets import NETS
+from layerwise.randomness import canonical
+from layerwise.run import Recipe, Run, key, key_of
 from layerwise.store import Store
 from layerwise.studies.request import Request, available, fit_parts
+from layerwise.tasks import Task
+from layerwise.treatment import Treatment
 
 COMMAND = Path(sys.executable).with_name("layerwise")
 TINY = ["--seeds", "1", "--shots", "1,2", "--steps", "20", "--source-steps", "20"]
@@ -75,7 +79,7 @@ MISTAKES = {
     "unknown study": (["gutstien"], "StudyError: unknown study 'gutstien'; did you mean 'gutstein'? (known: gutstein)"),
     "unknown net": (
         ["gutstein", *GOOD, "--net", "lenet"],
-        "StudyError: unknown net 'lenet'; did you mean 'lenet5'? (known: lenet5, lenet5relu)",
+        f"StudyError: unknown net 'lenet'; did you mean 'lenet5'? (known: {', '.join(sorted(NETS))})",
     ),
     "unknown data": (
         ["gutstein", "--data", "digit"],
@@ -421,6 +425,137 @@ def test_what_a_study_prints_and_leaves(run: Callable[..., SimpleNamespace]) -> 
     assert run("runs", "verify").out == "13 of 13 runs are whole\n"
     (Path("layerwise-out/gutstein") / "rows.parquet").write_bytes(b"x")
     assert run("report", "layerwise-out/gutstein").err.count("\n") == 1
+
+
+@pytest.fixture
+def three_runs() -> list[Run]:
+    """Three finished runs in the store `st`, in the order in which they finished; the first has its weights."""
+    store, runs = Store(Path("st")), []
+    for seed in (2, 0, 1):
+        run = Run("lenet5", Task("d", (0, 1), 1 + seed), Treatment.parse("R6"), None, (Recipe(1, 1),), seed)
+        curve = [[1, "train", "accuracy", 1.0], [1, "test", "accuracy", 0.25 * seed], [1, "test", "loss", 3.0]]
+        store.put(run, {"curve": curve, "seconds": 0.5 + seed}, {} if runs else {"weights": b"w"})
+        os.utime(store.path(key(run)) / "result.json", (1e9 + len(runs),) * 2)
+        runs.append(run)
+    return runs
+
+
+def test_runs_are_listed_in_their_order_and_the_newest_by_number(
+    run: Callable[..., SimpleNamespace], three_runs: list[Run]
+) -> None:
+    keys, task = [key(one) for one in three_runs], three_runs[0].task.name
+    whole = run("runs", "ls", "--store", "st").out
+    assert whole.splitlines() == [
+        "key               net     treatment  task      shots  seed  test   time   weights",
+        f"{keys[0]}  lenet5  R6         {task}  3      2     50.0%  2.5 s  kept",
+        f"{keys[1]}  lenet5  R6         {task}  1      0     0.0%   0.5 s",
+        f"{keys[2]}  lenet5  R6         {task}  2      1     25.0%  1.5 s",
+        "3 runs in st",
+    ]
+    assert run("runs", "ls", "--store", "st").out == whole
+    for limit in ("0", "3", "99"):
+        assert run("runs", "ls", "--store", "st", "--limit", limit).out == whole
+    *_, first, second, last = run("runs", "ls", "--store", "st", "--limit", "2").out.splitlines()
+    assert [first.split()[0], second.split()[0]] == keys[1:]
+    assert last == "the 2 that finished last of 3 runs in st; --limit 0 lists all"
+
+
+def test_a_terminal_shows_what_fits_and_a_pipe_takes_all(
+    run: Callable[..., SimpleNamespace], three_runs: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layerwise.cli.runs.ON_A_TERMINAL", 1)
+    assert run("runs", "ls", "--store", "st").out.endswith("\n3 runs in st\n")
+    monkeypatch.setattr("layerwise.cli.runs.is_terminal", lambda: True)
+    _, shown, last = run("runs", "ls", "--store", "st").out.splitlines()
+    assert shown.startswith(key(three_runs[2]))
+    assert last == "the 1 that finished last of 3 runs in st; --limit 0 lists all"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit", "-1"], "StudyError: --limit -1 is not possible; write 0 for all\n"),
+        (["--limit", "few"],
+         "UsageError: Invalid value for '--limit': 'few' is not a whole number (see `layerwise runs ls --help`)\n"),
+        (["--store", "nowhere"], "StudyError: there is no store nowhere; name one with --store\n"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_listing_runs(
+    run: Callable[..., SimpleNamespace], three_runs: list[Run], words: list[str], message: str
+) -> None:
+    found = run("runs", "ls", "--store", "st", *words)
+    assert (found.code, found.err, found.out) == (2, message, "")
+
+
+def test_damaged_runs_and_those_of_a_newer_version_are_told_below_the_list(
+    run: Callable[..., SimpleNamespace], three_runs: list[Run]
+) -> None:
+    store, (flawed, newer, good) = Store(Path("st")), [key(one) for one in three_runs]
+    (store.path(flawed) / "result.json").write_text("{}")
+    values = canonical({**json.loads((store.path(newer) / "spec.json").read_text()), "version": 99})
+    place = store.path(key_of(values))
+    place.parent.mkdir(exist_ok=True)
+    store.path(newer).rename(place)
+    (place / "spec.json").write_text(values)
+    summed = subprocess.run("sha256sum *.json", shell=True, cwd=place, capture_output=True, check=True)
+    (place / "SHA256SUMS").write_bytes(summed.stdout)
+    for words in ([], ["--limit", "0"]):
+        found = run("runs", "ls", "--store", "st", *words)
+        assert found.code == 0
+        assert [line.split()[0] for line in found.out.splitlines()[1:2]] == [good]
+        assert found.out.splitlines()[2:] == [
+            f"damaged: run {flawed}: result.json is not what was written",
+            f"not listed: {place.name}: a run of version 99 cannot be read by this layerwise, which knows up to 2; "
+            "upgrade layerwise",
+            "3 runs in st",
+        ]
+    assert json.loads(run("runs", "show", place.name, "--store", "st").out)["spec"]["version"] == 99
+    verified = run("runs", "verify", "--store", "st")
+    assert (verified.code, "2 of 3 runs are whole\n" in verified.out) == (1, True)
+
+
+def test_damaged_weights_are_told(run: Callable[..., SimpleNamespace], three_runs: list[Run]) -> None:
+    digest = Store(Path("st")).put_weights(b"weights")
+    assert run("runs", "verify", "--store", "st").out == "3 of 3 runs are whole\n"
+    Path(f"st/weights/{digest}.safetensors").write_bytes(b"wrights")
+    found = run("runs", "verify", "--store", "st")
+    assert (found.code, found.out) == (1, (
+        f"weights {digest} are not what was written\n3 of 3 runs are whole\n"
+        "The studies that need damaged weights take them from their file again\n"
+    ))  # fmt: skip
+    assert run("runs", "gc", "--store", "st").out.endswith("finished runs are untouched\n")
+    assert Path(f"st/weights/{digest}.safetensors").exists()
+
+
+def test_an_empty_store_is_listed(run: Callable[..., SimpleNamespace]) -> None:
+    Store(Path("st"))
+    assert run("runs", "ls", "--store", "st").out.splitlines()[1:] == ["0 runs in st"]
+    assert run("runs", "verify", "--store", "st").out == "0 of 0 runs are whole\n"
+
+
+@pytest.mark.parametrize("executor", ["local", "serial"])
+def test_a_store_removed_during_a_study_is_said_and_the_same_command_does_it_all(
+    run: Callable[..., SimpleNamespace], executor: str
+) -> None:
+    words = ["study", "gutstein", *GOOD[:-4], "--steps", "60", "--source-steps", "20", "--store", "st"]
+    started = subprocess.Popen(
+        [COMMAND, *words, "--executor", executor, "--out", "out"], stderr=subprocess.PIPE, text=True
+    )
+    while not list(Path("st/runs").glob("*/*/SHA256SUMS")):
+        assert started.poll() is None
+        time.sleep(0.02)
+    Path("st").rename("removed")
+    told = started.communicate(timeout=60)[1]
+    assert (started.returncode, told.splitlines()[-1]) == (
+        2,
+        f"StoreError: store {Path('st').absolute()} is no longer there; the same command makes it anew",
+    )
+    assert not Path("st").exists()
+    kept = Store(Path("removed"))
+    assert [kept.verify(name) for name in kept.keys()] == [None] * len(list(kept.keys()))  # noqa: SIM118
+    assert run(*words, "--executor", "serial", "--out", "out").code == 0
+    assert run(*words[:-1], "other", "--executor", "serial", "--out", "other").code == 0
+    pd.testing.assert_frame_equal(rows("out"), rows("other"), check_exact=True)
 
 
 def test_names_of_classes_and_paths_are_text_in_the_report(run: Callable[..., SimpleNamespace]) -> None:

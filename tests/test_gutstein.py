@@ -12,6 +12,7 @@ from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError
 from layerwise.execute.work import Worker
 from layerwise.feed import batches
+from layerwise.nets import NETS
 from layerwise.rows import frame
 from layerwise.run import Run, key
 from layerwise.start import _fresh
@@ -205,7 +206,7 @@ def test_a_source_that_learnt_too_little_is_said(sixty_two: DataSet) -> None:
         ({"classes": "0-2"}, "3 classes cannot be split into source and target; at least 4 are needed"),
         ({"seeds": 0}, "--seeds 0 is not possible; the least is 1"),
         ({"scale": "papper"}, "unknown scale 'papper'; did you mean 'paper'? (known: demo, paper)"),
-        ({"net": "lenet"}, "unknown net 'lenet'; did you mean 'lenet5'? (known: lenet5, lenet5relu)"),
+        ({"net": "lenet"}, f"unknown net 'lenet'; did you mean 'lenet5'? (known: {', '.join(sorted(NETS))})"),
         (
             {"hold_out": "writer:3"},
             "--hold-out 'writer:3' is not COLUMN:VALUES of the data, such as writer:40-54",

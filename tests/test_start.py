@@ -191,7 +191,27 @@ def test_a_layer_that_the_source_lacks_cannot_be_copied() -> None:
         begin(run_of("RFRR"), 0, found(), SHAPE, source, None)
 
 
-@pytest.mark.parametrize("letter", ["F", "T", "M", "W"])
+def test_a_source_older_than_batch_norms_counter_begins_it_anew() -> None:
+    source = {name: tensor for name, tensor in weights(11).items() if "tracked" not in name}
+    state = begin(run_of("FTRR"), 0, found(), SHAPE, source, None)
+    for name in source:
+        if name.split(".")[0] in {"0", "1", "4", "5"}:  # the modules of the first two layers
+            assert torch.equal(state[name], source[name])
+    assert state["1.num_batches_tracked"].tolist() == state["5.num_batches_tracked"].tolist() == 0
+
+
+@pytest.mark.parametrize("rewound", [None, {}])
+def test_what_a_file_of_weights_began_with_is_not_known(rewound: State | None) -> None:
+    run = run_of("FWRR")
+    message = (
+        f"run {key(run)} (FWRR) takes W from a source whose weights before training are not known; "
+        "write T or R for these layers"
+    )
+    with pytest.raises(LayersError, match=f"^{re.escape(message)}$"):
+        begin(run, 0, found(), SHAPE, weights(11), rewound)
+
+
+@pytest.mark.parametrize("letter", ["F", "T", "M"])
 def test_a_source_without_weights_is_an_error_that_names_the_run(letter: str) -> None:
     run = run_of(f"{letter}RRR")
     message = f"run {key(run)} ({letter}R3) takes {letter} from a source whose weights are not known"

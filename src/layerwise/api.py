@@ -14,7 +14,7 @@ from layerwise.data import open_data
 from layerwise.data.dataset import DataSet, save
 from layerwise.errors import StudyError
 from layerwise.execute.plan import Plan
-from layerwise.job import Job, Means, counts
+from layerwise.job import Job, Means, check_precision, counts
 from layerwise.outputs import Study, prepare
 from layerwise.progress import Quiet, Terminal
 from layerwise.rows import frame
@@ -49,6 +49,9 @@ def study(
     executor: str = "local",
     workers: int | None = None,
     device: str = "auto",
+    deterministic: bool = False,
+    precision: str = "float32",
+    channels_last: bool = False,
     keep: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
@@ -68,12 +71,13 @@ def study(
         k: v for k, v in locals().items() if k not in {"listener", "command", "quiet", "dry_run"} and v is not None
     }
     module = study_module(name)
-    means = Means(executor, workers, device, keep)
+    means = Means(executor, workers, device, deterministic, keep)
     shelf = Store(Path(store))
     opened, place = open_data(data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable)
+    check_precision(precision, means.place)
     request = Request(
         opened, net, scale, seeds, trials, None if shots is None else tuple(shots), steps, source_steps, classes, known,
-        split, hold_out,
+        split, hold_out, precision, channels_last,
     )  # fmt: skip
     design = module.design(request)
     wanted = module.runs(design)
@@ -105,6 +109,7 @@ def train_all(
     executor: str = "local",
     workers: int | None = None,
     device: str = "auto",
+    deterministic: bool = False,
     keep: bool = False,
     listener: Quiet | None = None,
 ) -> dict[str, Record]:
@@ -117,7 +122,8 @@ def train_all(
     place = shelf.folder / "data" / data.digest
     if not place.exists():
         save(data, place)
-    job = Job(runs, shelf, data, {data.digest: place}, Means(executor, workers, device, keep), listener or Terminal())
+    means = Means(executor, workers, device, deterministic, keep)
+    job = Job(runs, shelf, data, {data.digest: place}, means, listener or Terminal())
     job.complete()
     if job.failures:
         raise StudyError("; ".join(job.failures))

@@ -4,38 +4,31 @@ For small nets most of a step's time goes into finding out what to do: into modu
 the backward pass needs. A captured step has forward and backward pass as one flat program.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 aten = torch.ops.aten
 SAME = {aten.detach.default, aten.view.default, aten.expand.default, aten._unsafe_view.default, aten.mul.Scalar}
 
 
-def capture(step: Callable[..., Any], *example: Any) -> Callable[..., Any]:
-    """The step as a program for arguments of these shapes; it reads no Python variable again.
+def capture(step: Callable[..., Sequence[Tensor | None]], *example: Tensor) -> Callable[..., Sequence[Tensor]]:
+    """The step as a program for tensors of these shapes; it reads no Python variable again.
 
     The step's control flow must not depend on the values of tensors.
     """
-    leaves, form = tree_flatten(example)
-    program = make_fx(lambda *given: step(*tree_unflatten(given, form)))(*leaves)
+    program = make_fx(lambda *given: step(*given))(*example)
     with torch.no_grad():
-        _Shapes(program).run(*leaves)
+        _Shapes(program).run(*example)
     for node in program.graph.nodes:
         if node.op == "call_function" and _does_nothing(node):
             node.replace_all_uses_with(node.args[0])
     program.graph.eliminate_dead_code()
     program.recompile()
-
-    @torch.no_grad()
-    def run(*arguments: Any) -> Any:
-        return program(*tree_leaves(arguments))
-
-    return run
+    return torch.no_grad()(program.forward)
 
 
 class _Shapes(fx.Interpreter):

@@ -10,10 +10,9 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
@@ -122,13 +121,16 @@ class _Stage:
         self.trained = torch.tensor(on, device=self.codes.device)  # (members, layers)
         self.layer_of = self._layers()
         self.learnt = [name for name in self.weights if self.trained[:, self.layer_of[name]].any()]
+        self.norms = [(name, module) for name, module in self.body.named_modules() if isinstance(module, BatchNorm)]
         self.active = torch.ones(len(members), dtype=torch.bool, device=self.codes.device)
+        self._set_modes()
         self.before = [sum(member.steps) for member in members]  # steps of earlier stages, as they were taken
         self.optimiser = build_optimiser(self.weights, found, self.trained.any(0).tolist(), self.recipe, fused=True)
         self.batches = _Batches([member.run for member in members], stage, self.feeds)
         self.draws = [dropout_draws(net, found, member.run, stage) for member in members]
         self.dropouts = [(name, module) for name, module in self.body.named_modules() if isinstance(module, Dropout)]
-        self.captured: Callable[..., Any] | None = None
+        self.captured: Callable[..., Sequence[Tensor]] | None = None
+        self.losses: list[Tensor] = []  # of the newest steps, not yet looked at
 
     @property
     def codes(self) -> Float[Tensor, "classes outputs"]:
@@ -159,14 +161,15 @@ class _Stage:
 
     def train(self) -> None:
         """Take the stage's steps; leaves its results in the members."""
-        if self.recipe.evaluates_after(0):
-            self._evaluate(0)
-        for step in range(self.recipe.steps):
-            self.step(step)
-            if self.recipe.evaluates_after(step + 1):
-                self._evaluate(step + 1)
-            if not self.active.any():
-                break
+        with arithmetic(self.recipe, self.members[0].feed):
+            if self.recipe.evaluates_after(0):
+                self._evaluate(0)
+            for step in range(self.recipe.steps):
+                self.step(step)
+                if self.recipe.evaluates_after(step + 1):
+                    self._evaluate(step + 1)
+                if not self.active.any():
+                    break
         for index, member in enumerate(self.members):
             member.previous = {**self.states[index], **self._slice(index)}
             if len(member.steps) == self.stage:
@@ -174,51 +177,44 @@ class _Stage:
 
     def step(self, step: int) -> None:
         """One update of all that is trained."""
-        images, classes = self.batches.next()
-        self._set_modes()
-        self._draw_masks(images)
-        with arithmetic(self.recipe, self.members[0].feed):
-            losses, gradients, left = self._pass(images, self._aims(classes))
-            self._drop_diverged(losses, step)
-            if self.optimiser:
-                self._update(self.optimiser, gradients, step)
-        self.stack.update(left)
-
-    def _aims(self, classes: Int[Tensor, "members batch"]) -> Tensor:
-        """What the outputs aim at: codes (members, batch, outputs), or the classes themselves."""
-        if not self.feeds[0].is_bits:
-            return classes
-        return torch.stack([feed.codes[own] for feed, own in zip(self.feeds, classes, strict=True)])
-
-    def _pass(self, images: Tensor, aims: Tensor) -> tuple[Tensor, Sequence[Tensor | None], State]:
-        """Each member's loss, the gradients of the weights that are learnt, and the buffers that the pass leaves."""
+        images, aims = self.batches.next()
+        if self.dropouts:
+            self._draw_masks(images)
+        given = *self.weights.values(), *self.stack.values(), images, aims
         if self.captured is None:
-            self.captured = capture(self._both_ways, self.weights, self.stack, images, aims)
-        return self.captured(self.weights, self.stack, images, aims)
+            self.captured = capture(self._both_ways, *given)
+        losses, *found = self.captured(*given)
+        if self.optimiser:
+            self._update(self.optimiser, found, step)
+        self.stack.update(zip(self.left, found[len(self.learnt) :], strict=True))
+        self.losses.append(losses)
+        if len(self.losses) == AHEAD:
+            self._drop_diverged(step)
 
-    def _both_ways(
-        self, weights: State, others: State, images: Tensor, aims: Tensor
-    ) -> tuple[Tensor, Sequence[Tensor | None], State]:
-        outputs, left = vmap(self._outputs)(weights, others, images)  # outputs: (members, batch, outputs)
+    def _both_ways(self, *given: Tensor) -> list[Tensor | None]:
+        """Each member's loss, the gradients of the weights that are learnt, and the buffers that the pass leaves."""
+        *state, images, aims = given
+        named = dict(zip((*self.weights, *self.stack), state, strict=True))
+        outputs, left = vmap(self._outputs)(named, images)  # outputs: (members, batch, outputs)
         if self.feeds[0].is_bits:
             losses = (outputs - aims).square().mean((1, 2))
         else:
             losses = F.cross_entropy(outputs.flatten(0, 1), aims.flatten(), reduction="none").view(aims.shape).mean(1)
-        learnt = [weights[name] for name in self.learnt]
+        learnt = [named[name] for name in self.learnt]
         gradients = torch.autograd.grad(losses.sum(), learnt, allow_unused=True) if learnt else ()
-        return losses.detach(), gradients, left
+        self.left = tuple(left)
+        return [losses.detach(), *gradients, *left.values()]
 
-    def _outputs(self, weights: State, others: State, images: Tensor) -> tuple[Tensor, State]:
+    def _outputs(self, named: State, images: Tensor) -> tuple[Tensor, State]:
         with members_together():
-            outputs = functional_call(self.body, {**weights, **others}, (images,))
-        norms = ((name, module) for name, module in self.body.named_modules() if isinstance(module, BatchNorm))
-        return outputs, {f"{name}.{buffer}": new for name, norm in norms for buffer, new in norm.left.items()}
+            outputs = functional_call(self.body, named, (images,))
+        return outputs, {f"{name}.{buffer}": new for name, norm in self.norms for buffer, new in norm.left.items()}
 
     def _update(self, optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor | None], step: int) -> None:
         """One step of the optimiser on all stacks; what is frozen for a member is put back as it was."""
-        kept = {name: self.weights[name].detach().clone() for name in self._partly_frozen()}
+        kept = {name: self.weights[name].detach().clone() for name in self.partly}
         set_rates(optimiser, self.recipe.rate_at(step))
-        for name, gradient in zip(self.learnt, gradients, strict=True):
+        for name, gradient in zip(self.learnt, gradients, strict=False):
             self.weights[name].grad = gradient
         optimiser.step()
         with torch.no_grad():
@@ -226,32 +222,34 @@ class _Stage:
                 on = self._on(name).view(-1, *[1] * (before.dim() - 1))
                 self.weights[name].copy_(torch.where(on, self.weights[name], before))
 
-    def _partly_frozen(self) -> list[str]:
-        """Weights that are trained for some members and not for all."""
-        return [name for name in self.learnt if not self._on(name).all()]
-
     def _on(self, name: str) -> Tensor:
         """For which members the weight or module of this name is trained now."""
         return self.trained[:, self.layer_of[name]] & self.active
 
     def _set_modes(self) -> None:
-        for name, module in self.body.named_modules():
-            if isinstance(module, BatchNorm):
-                self.stack[f"{name}.mode"] = self._on(name)
+        """Have each member's norms in its own mode, and note which weights are trained for some members only."""
+        self.partly = [name for name in self.learnt if not self._on(name).all()]
+        for name, _ in self.norms:
+            self.stack[f"{name}.mode"] = self._on(name)
 
     def _draw_masks(self, images: Float[Tensor, "members batch ..."]) -> None:
-        if self.dropouts and not self.dropouts[0][1].shape:
+        if not self.dropouts[0][1].shape:
             with torch.no_grad():  # once, to learn the masks' shapes
-                vmap(self._outputs)(self.weights, self.stack, images)
+                vmap(self._outputs)({**self.weights, **self.stack}, images)
         for name, module in self.dropouts:
             on = self._on(name) | self.recipe.frozen_dropout
             drawn = [member[name] if is_on else None for member, is_on in zip(self.draws, on.tolist(), strict=True)]
             masks = [draw_mask(module.original, draw, module.shape, images.dtype) for draw in drawn]
             self.stack[f"{name}.mask"] = torch.stack(masks).to(images.device)
 
-    def _drop_diverged(self, losses: Tensor, step: int) -> None:
-        for index in (~losses.isfinite() & self.active).nonzero().flatten().tolist():
-            self._check(index, [Point(self.before[index] + step, "train", "loss", losses[index].item())])
+    def _drop_diverged(self, step: int) -> None:
+        """Look at the losses of the steps up to this one: a member that had one which is no number is lost."""
+        first = step + 1 - len(self.losses)
+        found = torch.stack(self.losses) if self.losses else self.codes.new_zeros(0, len(self.members))
+        self.losses = []
+        for index in (~found.isfinite().all(0) & self.active).nonzero().flatten().tolist():
+            late = int(found[:, index].isfinite().int().argmin())
+            self._check(index, [Point(self.before[index] + first + late, "train", "loss", found[late, index].item())])
 
     def _check(self, index: int, points: list[Point]) -> list[Point]:
         """These points; a member whose points are no numbers is lost."""
@@ -259,21 +257,25 @@ class _Stage:
             return finite(self.members[index].run, points)
         except Diverged as error:
             self.members[index].lost = error
-            self.active[index] = False
+            self._end(index)
             return []
+
+    def _end(self, index: int) -> None:
+        """Let a member's weights be as they are from now on."""
+        self.active[index] = False
+        self._set_modes()
 
     def _evaluate(self, step: int) -> None:
         """A point of the learning curve of each member that is still at work."""
+        self._drop_diverged(step - 1)
         for index in self.active.nonzero().flatten().tolist():
             member, feed = self.members[index], self.feeds[index]
             self.rest.load_state_dict(self._slice(index))
             seen = looked_at(feed, self.recipe, step)
-            with arithmetic(self.recipe, feed):
-                points = evaluate(self.rest, feed, self.before[index] + step, seen)
-            member.curve += self._check(index, points)
+            member.curve += self._check(index, evaluate(self.rest, feed, self.before[index] + step, seen))
             stop = self.recipe.stop_at
             if stop is not None and step and self.active[index] and newest_accuracy(member.curve) >= stop:
-                self.active[index] = False
+                self._end(index)
                 member.steps.append(step)
 
     def _slice(self, index: int) -> State:
@@ -283,10 +285,14 @@ class _Stage:
 
 
 class _Batches:
-    """The members' batches: images (members, batch, ...) and classes (members, batch), a step at a time."""
+    """The members' batches, a step at a time: images (members, batch, ...) and what their outputs aim at.
+
+    The aims are codes (members, batch, outputs), or the classes themselves (members, batch).
+    """
 
     def __init__(self, runs: Sequence[Run], stage: int, feeds: Sequence[Feed]) -> None:
         self.parts = [feed.parts["train"] for feed in feeds]
+        self.codes = [feed.codes if feed.is_bits else None for feed in feeds]
         self.orders = [Order(run, stage, len(part.classes)) for run, part in zip(runs, self.parts, strict=True)]
         neighbours = groupby(range(len(runs)), lambda k: id(self.parts[k].pool))
         self.pools = [(self.parts[members[0]].pool, members) for members in (list(same) for _, same in neighbours)]
@@ -299,11 +305,13 @@ class _Batches:
         rows = self.rows[step]
         found = [pool[rows[members[0] : members[-1] + 1].flatten()] for pool, members in self.pools]
         images = found[0] if len(found) == 1 else torch.cat(found)
-        return images.view(*rows.shape, *images.shape[1:]), self.classes[step]
+        return images.view(*rows.shape, *images.shape[1:]), self.aims[step]
 
     def _draw(self) -> None:
-        """Rows of the pools and classes for the next steps: (steps, members, batch)."""
+        """Rows of the pools and aims for the next steps: (steps, members, batch, ...)."""
         taken = [order.take(AHEAD).to(part.rows.device) for order, part in zip(self.orders, self.parts, strict=True)]
         self.rows = torch.stack([part.rows[at] for part, at in zip(self.parts, taken, strict=True)], 1)
-        self.classes = torch.stack([part.classes[at] for part, at in zip(self.parts, taken, strict=True)], 1)
+        classes = [part.classes[at] for part, at in zip(self.parts, taken, strict=True)]
+        aims = [own if codes is None else codes[own] for codes, own in zip(self.codes, classes, strict=True)]
+        self.aims = torch.stack(aims, 1)
         self.left = AHEAD

@@ -17,10 +17,11 @@ from layerwise.errors import StudyError, unknown
 from layerwise.execute import local, serial
 from layerwise.execute.forecast import Forecast, Size, forecast
 from layerwise.execute.plan import Plan, grouped, ordered, plan
+from layerwise.execute.processor import has_bfloat16
 from layerwise.execute.widths import Widths
 from layerwise.execute.work import Outcome, Setting
 from layerwise.progress import Quiet
-from layerwise.run import Run, key
+from layerwise.run import PRECISIONS, Run, key
 from layerwise.store import Damaged, Record, Store
 from layerwise.tasks import Task, examples
 
@@ -36,6 +37,7 @@ class Means:
     executor: str = "local"
     workers: int | None = None  # processes; by default one per core
     device: str = "auto"
+    deterministic: bool = False  # on a GPU; a CPU always is
     keep: bool = False  # the weights of every run, not only of sources
 
     def __post_init__(self) -> None:
@@ -61,6 +63,16 @@ class Means:
         if self.executor == "serial":
             return 1
         return self.workers or (len(os.sched_getaffinity(0)) if self.place == "cpu" else 1)
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Raise StudyError where the device does not calculate like this, and would only imitate it."""
+    if precision not in PRECISIONS:
+        raise StudyError(unknown("precision", precision, PRECISIONS))
+    if precision == "bfloat16" and device == "cpu" and not has_bfloat16():
+        raise StudyError("--precision bfloat16: this processor does not calculate in bfloat16; pass float32")
+    if precision == "tf32" and not (device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)):
+        raise StudyError("--precision tf32 is for GPUs that have TF32 (Ampere and later); pass float32")
 
 
 @dataclass
@@ -141,6 +153,7 @@ class Job:
             executor=means.executor,
             forecast=made.seconds,
             device=means.place,
+            deterministic=means.deterministic,
             memory=int(FEATURES * psutil.virtual_memory().available / means.processes),
             disk=int(FEATURES * shutil.disk_usage(tempfile.gettempdir()).free / means.processes),
         )
@@ -160,7 +173,8 @@ class Job:
     def _collect(self, made: Plan) -> bool:
         """Read every finished run; gives whether any was damaged."""
         damaged = False
-        for name in (key(run) for run in made.runs):
+        self.records = self.store.records(map(key, made.runs))
+        for name in (key(run) for run in made.runs if key(run) not in self.records):
             try:
                 self.records[name] = self.store.get(name)
             except KeyError:

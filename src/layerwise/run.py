@@ -149,7 +149,7 @@ class Run:
 
     @cached_property
     def _key(self) -> str:
-        return hashlib.sha256(_text(self).encode()).hexdigest()[:16]
+        return key_of(_text(self))
 
     @cached_property
     def _as_source(self) -> str:
@@ -176,7 +176,12 @@ def spec(run: Run) -> dict[str, Any]:
 
 def key(run: Run) -> str:
     """Sixteen hex digits that name the run: the head of SHA-256 over the canonical JSON of its spec."""
-    return run._key
+    return run._key  # made once
+
+
+def key_of(text: str) -> str:
+    """The key of the run whose spec has this canonical JSON, whichever version wrote it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def from_spec(values: Mapping[str, Any]) -> Run:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from layerwise.errors import LayersError
 from layerwise.layers import Layer
 from layerwise.nets import build
+from layerwise.nets.weights import COUNTER
 from layerwise.randomness import seed
 from layerwise.run import Run, key
 
@@ -25,7 +26,8 @@ def begin(
     """The net's state before the stage's first update, layer by layer as the treatment's letters say.
 
     `previous` is the source's final state in the first stage and the last stage's result in later ones; `rewound` is
-    the source's state before its first update, for W. Raises LayersError where a copied layer has another shape.
+    the source's state before its first update, for W: none, or an empty one, where that is not known, as of weights
+    from a file. Raises LayersError where a copied layer has another shape, or is not known.
     """
     state = {name: tensor.clone() for name, tensor in _fresh(run, stage, shape).state_dict().items()}
     for layer, letter in zip(found, run.treatment.letters()[stage], strict=True):
@@ -33,7 +35,7 @@ def begin(
         if letter in {"F", "T"}:
             _copy(state, _given(previous, run, letter), names, layer)
         elif letter == "W":
-            _copy(state, _given(rewound, run, letter), names, layer)
+            _copy(state, _rewound(rewound, run), names, layer)
         elif letter == "M":
             draw = torch.Generator().manual_seed(
                 seed("moments", run.seed, run.task.stream, layer.name, run.draw, stage)
@@ -58,8 +60,19 @@ def _given(state: Mapping[str, Tensor] | None, run: Run, letter: str) -> Mapping
     return state
 
 
+def _rewound(state: Mapping[str, Tensor] | None, run: Run) -> Mapping[str, Tensor]:
+    if not state:
+        raise LayersError(
+            f"run {key(run)} ({run.treatment}) takes W from a source whose weights before training are not known; "
+            "write T or R for these layers"
+        )
+    return state
+
+
 def _copy(state: State, given: Mapping[str, Tensor], names: Sequence[str], layer: Layer) -> None:
     for name in names:
+        if name.endswith(COUNTER) and name not in given:
+            continue  # files older than batch norm's counter: it begins anew
         if name in state:  # buffers that are not part of the state stay as the builder made them
             state[name] = _same_shape(given, name, state[name], layer).to(state[name].dtype, copy=True)
 

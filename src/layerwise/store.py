@@ -3,7 +3,9 @@
     STORE/layerwise.json                 the store's version
     STORE/runs/7d/7d0c4b1f9a3e5512/      spec.json, result.json, SHA256SUMS, and where kept weights.safetensors,
                                          initial.safetensors (before the first update)
+    STORE/weights/                       weights that no run made, named by their SHA-256
     STORE/data/                          decoded data sets (see layerwise.data)
+    STORE/index/                         what the runs held when they were last read (see layerwise.index)
     STORE/locks/, writing/, damaged/     runs being trained, being written, and set aside
 
 A run is written aside and renamed into place, so that it is there whole or not at all; a lock, released by the system
@@ -20,20 +22,25 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TextIO
 
+from layerwise import index
 from layerwise.errors import StoreError
-from layerwise.run import Run, from_spec, key, spec
+from layerwise.randomness import canonical
+from layerwise.run import Run, Weights, from_spec, key, key_of, spec
 
 STORE_VERSION = 1
 SUMS = "SHA256SUMS"
 FOLDERS = ("runs", "data", "locks", "writing")
+LATER = ("weights", "index", "damaged")  # made when they are needed
+READ_ANEW = 1 / 16  # of a shelf's runs: where more were not in its index, it is written
 BEING_WRITTEN = 3600  # seconds for which a data set half decoded may still be at work
-KEY = re.compile("[0-9a-f]{16}")
+KEY, DIGEST = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 CANNOT_BE_WRITTEN = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG
 }  # fmt: skip
@@ -41,11 +48,27 @@ CANNOT_BE_WRITTEN = {
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run as the store has it."""
+    """A finished run as the store has it; held as text, since thousands are held at once."""
 
     key: str
-    run: Run
-    result: dict[str, Any]  # what layerwise.result wrote: curve, steps, cost, provenance
+    spec: bytes  # canonical JSON
+    json: bytes
+    files: tuple[str, ...]
+
+    @property
+    def run(self) -> Run:
+        """The run; its key is the record's, unless an older version of layerwise made it."""
+        return from_spec(json.loads(self.spec))
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What layerwise.result wrote (curve, steps, cost, provenance), read from its text at each call."""
+        return json.loads(self.json)
+
+    @property
+    def has_weights(self) -> bool:
+        """Were the weights kept?"""
+        return "weights.safetensors" in self.files
 
 
 class Damaged(Exception):
@@ -62,12 +85,16 @@ class Store:
         self.folder = folder
         mark = folder / "layerwise.json"
         with _clear_errors(folder):
-            if folder.exists() and not mark.exists() and {entry.name for entry in folder.iterdir()} - {*FOLDERS}:
+            if (
+                folder.exists()
+                and not mark.exists()
+                and {entry.name for entry in folder.iterdir()} - {*FOLDERS, *LATER}
+            ):
                 raise StoreError(f"store {folder} is a folder with other things in it; pass another --store")
             for name in FOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
             if not mark.exists():
-                _write_whole(mark, json.dumps({"store_version": STORE_VERSION}).encode())
+                _write_whole(mark, json.dumps({"store_version": STORE_VERSION}).encode(), self._aside("layerwise"))
             _check_version(folder, mark.read_text())
 
     def path(self, run_key: str) -> Path:
@@ -76,19 +103,26 @@ class Store:
 
     def has(self, run_key: str, *, weights: bool = False) -> bool:
         """Is the run finished (and were its weights kept)? Whether it is also whole, reading it will tell."""
-        folder = self.path(run_key)
-        return (folder / "weights.safetensors").exists() if weights else folder.is_dir()
+        return os.path.exists(self._place(run_key) + "/weights.safetensors" * weights)
 
     def keys(self) -> Iterator[str]:
         """The keys of all finished runs, in alphabetical order."""
-        for shelf in sorted((self.folder / "runs").iterdir()):
-            if shelf.is_dir():
-                yield from sorted(entry.name for entry in shelf.iterdir() if KEY.fullmatch(entry.name))
+        with _clear_errors(self.folder):
+            for shelf in sorted(os.listdir(self.folder / "runs")):
+                yield from self._on(shelf)
+
+    def newest(self, count: int) -> list[str]:
+        """The keys of the runs that finished last, as the clock had it, the newest first."""
+        dated = []
+        for run_key in self.keys():
+            with suppress(OSError):
+                dated.append((os.stat(f"{self._place(run_key)}/result.json").st_mtime_ns, run_key))
+        return [run_key for _, run_key in sorted(dated, reverse=True)[:count]]
 
     def put(self, run: Run, result: dict[str, Any], tensors: dict[str, bytes]) -> None:
         """Store a finished run: its result, and its tensors as files of safetensors bytes by name (may be none)."""
         run_key = key(run)
-        aside = self.folder / "writing" / f"{run_key}-{uuid.uuid4().hex}"
+        aside = self._aside(run_key)
         contents = {
             "spec.json": _pretty(spec(run)),
             "result.json": _pretty(result),
@@ -107,26 +141,104 @@ class Store:
     def get(self, run_key: str) -> Record:
         """A finished run; raises Damaged where its files are not what was written, KeyError where there is none."""
         folder = self.path(run_key)
-        if not self.has(run_key):
-            raise KeyError(run_key)
-        run = from_spec(json.loads(self._checked(folder, "spec.json")))
-        if key(run) != run_key:
-            raise Damaged(f"run {run_key} holds the spec of {key(run)}")
-        return Record(run_key, run, json.loads(self._checked(folder, "result.json")))
+        try:
+            files = tuple(sorted(os.listdir(folder)))
+        except (FileNotFoundError, NotADirectoryError):
+            raise KeyError(run_key) from None
+        except OSError as error:
+            raise Damaged(f"run {run_key} cannot be read ({error.strerror})") from error
+        sums = _sums(folder)
+        try:
+            spec = canonical(json.loads(_checked(folder, "spec.json", sums)))
+            result = canonical(json.loads(_checked(folder, "result.json", sums)))
+        except ValueError as error:
+            raise Damaged(f"run {run_key} holds what is no JSON ({error})") from error
+        if key_of(spec) != run_key:
+            raise Damaged(f"run {run_key} holds the spec of {key_of(spec)}")
+        return Record(run_key, spec.encode(), result.encode(), files)
+
+    def records(self, run_keys: Iterable[str]) -> dict[str, Record]:
+        """The runs of these that are finished and whole, in this order, however many; of the others `get` says more.
+
+        Files that bear the marks under which they were last read and checked are not read again.
+        """
+        wanted = list(run_keys)
+        found: dict[str, Record] = {}
+        for shelf, names in groupby(sorted(set(wanted)), lambda run_key: run_key[:2]):
+            found |= self._read_shelf(shelf, names)
+        return {run_key: found[run_key] for run_key in wanted if run_key in found}
+
+    def _read_shelf(self, shelf: str, run_keys: Iterable[str]) -> dict[str, Record]:
+        known = index.read(self.folder / "index" / shelf)
+        found, anew = {}, {}
+        for run_key in run_keys:
+            marks = index.marks(self._place(run_key))
+            entry = known.get(run_key)
+            if entry and entry.marks == marks:
+                found[run_key] = Record(run_key, entry.spec, entry.result, tuple(json.loads(entry.files)))
+                continue
+            try:
+                record = found[run_key] = self.get(run_key)
+            except (Damaged, KeyError):
+                continue
+            if marks and marks == index.marks(self._place(run_key)) and index.settled(marks):
+                files = json.dumps(record.files).encode()
+                anew[run_key] = index.Entry(marks, files, record.spec, record.json)
+        if len(anew) > READ_ANEW * len(known):
+            here = set(self._on(shelf))
+            entries = {name: entry for name, entry in {**known, **anew}.items() if name in here}
+            index.write(self.folder / "index" / shelf, entries, self._aside(f"index-{shelf}"))
+        return found
 
     def tensors(self, run_key: str, name: str) -> bytes:
         """The bytes of `weights` or `initial` of a run; raises Damaged where they are not those that were written."""
-        return self._checked(self.path(run_key), f"{name}.safetensors")
+        folder = self.path(run_key)
+        return _checked(folder, f"{name}.safetensors", _sums(folder))
+
+    def put_weights(self, content: bytes) -> str:
+        """Keep the bytes of a safetensors file that no run made; gives the digest that names them as a source."""
+        digest = hashlib.sha256(content).hexdigest()
+        place = self.folder / "weights" / f"{digest}.safetensors"
+        with _clear_errors(self.folder):
+            place.parent.mkdir(exist_ok=True)
+            if not place.exists() or place.read_bytes() != content:
+                _write_whole(place, content, self._aside(digest[:16]))
+        return digest
+
+    def weights(self, digest: str) -> bytes:
+        """The bytes of these weights; raises KeyError where there are none, Damaged where they are not theirs."""
+        try:
+            content = (self.folder / "weights" / f"{Weights(digest).digest}.safetensors").read_bytes()
+        except FileNotFoundError:
+            raise KeyError(digest) from None
+        except OSError as error:
+            raise Damaged(f"weights {digest} cannot be read ({error.strerror})") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise Damaged(f"weights {digest} are not what was written")
+        return content
+
+    def weights_kept(self) -> list[str]:
+        """The digests of all weights that no run made."""
+        found = (path.stem for path in (self.folder / "weights").glob("*.safetensors"))
+        return sorted(filter(DIGEST.fullmatch, found))
+
+    def verify_weights(self, digest: str) -> str | None:
+        """Read weights whole: null if they are those that were given, else what is wrong."""
+        try:
+            self.weights(digest)
+        except (Damaged, KeyError) as error:
+            return str(error)
+        return None
 
     def verify(self, run_key: str) -> str | None:
         """Read a run whole: null if all is as it was written, else what is not."""
         try:
-            self.get(run_key)
+            found = self.get(run_key)
             folder = self.path(run_key)
-            sums = self._sums(folder)
-            for name in sums:
-                self._checked(folder, name)
-            if strange := {entry.name for entry in folder.iterdir()} - {*sums, SUMS}:
+            sums = _sums(folder)
+            for name in {*sums} - {"spec.json", "result.json"}:
+                _checked(folder, name, sums)
+            if strange := {*found.files} - {*sums, SUMS}:
                 raise Damaged(f"run {run_key}: {SUMS} does not name {sorted(strange)[0]}")
         except (Damaged, KeyError) as error:
             return str(error)
@@ -179,12 +291,13 @@ class Store:
     def clean(self, *, dry_run: bool = False) -> list[Path]:
         """Remove what can go: runs half written, what was set aside, locks that nobody holds; gives what that was."""
         found: list[Path] = []
-        for entry in [*sorted((self.folder / "locks").iterdir()), *sorted((self.folder / "writing").iterdir())]:
-            with self.lock(entry.name[:16], wait=False) as free:
-                if free and entry.exists():
-                    found.append(entry)
-                    if not dry_run:
-                        _remove(entry)
+        for name in ("writing", "locks"):  # in this order: to look whether a lock is held makes it
+            for entry in sorted((self.folder / name).iterdir()):
+                with self.lock(entry.name[:16], wait=False) as free:
+                    if free and entry.exists():
+                        found.append(entry)
+                        if not dry_run:
+                            _remove(entry)
         for entry in [*sorted((self.folder / "damaged").glob("*")), *sorted((self.folder / "data").glob(".*"))]:
             if time.time() - entry.stat().st_mtime < BEING_WRITTEN and entry.name.startswith("."):
                 continue
@@ -194,35 +307,56 @@ class Store:
         return found
 
     def _move_in(self, aside: Path, place: Path) -> None:
+        """Put a run in its place. One that is there says the same, and stays unless it lacks weights that this has."""
         place.parent.mkdir(exist_ok=True)
-        try:
-            aside.rename(place)
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
+        replaced: list[Path] = []
+        while True:  # others may be doing the same
+            try:
+                aside.rename(place)
+                break
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
             if (place / "weights.safetensors").exists() or not (aside / "weights.safetensors").exists():
-                return  # somebody else finished the same run first: what is there says the same
-            old = aside.with_name(f"{aside.name}-old")  # the same run again, now with its weights
-            place.rename(old)
-            aside.rename(place)
+                break
+            with suppress(FileNotFoundError):
+                replaced.append(place.rename(self._aside(place.name)))
+        for old in replaced:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _sums(self, folder: Path) -> dict[str, str]:
-        try:
-            lines = (folder / SUMS).read_text().splitlines()
-            return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-        except (OSError, ValueError) as error:
-            raise Damaged(f"run {folder.name} has no readable {SUMS} ({error})") from error
+    def _aside(self, name: str) -> Path:
+        """A path that is nobody else's; if it begins with a key, that run's lock keeps it from being cleaned."""
+        return self.folder / "writing" / f"{name}-{uuid.uuid4().hex}"
 
-    def _checked(self, folder: Path, name: str) -> bytes:
-        wanted = self._sums(folder).get(name)
+    def _place(self, run_key: str) -> str:
+        """`path` as text, for where there are thousands."""
+        return f"{self.folder}/runs/{run_key[:2]}/{run_key}"
+
+    def _on(self, shelf: str) -> list[str]:
+        """The keys on a shelf; stray files are none, nor is what is not a shelf."""
         try:
-            content = (folder / name).read_bytes()
-        except OSError as error:
-            raise Damaged(f"run {folder.name} lacks its {name}") from error
-        if wanted != hashlib.sha256(content).hexdigest():
-            raise Damaged(f"run {folder.name}: {name} is not what was written")
-        return content
+            return sorted(filter(KEY.fullmatch, os.listdir(f"{self.folder}/runs/{shelf}")))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+        return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise Damaged(f"run {folder.name} has no readable {SUMS} ({error})") from error
+
+
+def _checked(folder: Path, name: str, sums: Mapping[str, str]) -> bytes:
+    """The bytes of a run's file; raises Damaged where they are not those that were written."""
+    try:
+        content = (folder / name).read_bytes()
+    except OSError as error:
+        raise Damaged(f"run {folder.name} lacks its {name}") from error
+    if sums.get(name) != hashlib.sha256(content).hexdigest():
+        raise Damaged(f"run {folder.name}: {name} is not what was written")
+    return content
 
 
 def _remove(path: Path) -> None:
@@ -273,7 +407,9 @@ def _write_through(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    aside = path.with_name(f"{path.name}-{uuid.uuid4().hex}")
-    _write_through(aside, content)
-    aside.rename(path)
+def _write_whole(path: Path, content: bytes, aside: Path) -> None:
+    try:
+        _write_through(aside, content)
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -12,8 +12,16 @@ StoreOption = Annotated[
     Path, typer.Option("--store", metavar="DIR", help="Folder of finished runs.", rich_help_panel="Running")
 ]
 STORE = Path("layerwise-store")
-NET_NAMES = ("lenet5", "lenet5relu")  # for completion, without torch; a test holds them to layerwise.nets
+# For completion, without torch; a test holds them to layerwise.nets.
+NET_NAMES = ("lenet5", "lenet5relu", "resnet20", "resnet32", "small8")
 SCALES = {"demo": "minutes", "paper": "the paper's own design"}
+DEVICES = {"auto": "a GPU if there is one", "cpu": "this processor", "cuda": "the GPU"}
+PRECISIONS = {  # a test holds their names to layerwise.run
+    "float32": "single",
+    "float64": "double",
+    "bfloat16": "half the bits, where the processor has it",
+    "tf32": "single with TF32 products, on GPUs that have it",
+}
 EXECUTORS = {"local": "a process per core", "serial": "this process alone"}
 
 
@@ -37,7 +45,7 @@ def among(names: Iterable[str]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in known if name.startswith(incomplete)]
 
 
-net_names, scales, executors = among(NET_NAMES), among(SCALES), among(EXECUTORS)
+net_names, scales, executors, devices, precisions = map(among, (NET_NAMES, SCALES, EXECUTORS, DEVICES, PRECISIONS))
 
 
 def whole(text: str) -> int:

@@ -1,40 +1,79 @@
 """`layerwise runs`: the finished runs in a store."""
 
-from typing import Annotated, Any
+import sys
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from layerwise.cli.options import STORE, StoreOption, open_store
+from layerwise.cli.options import STORE, StoreOption, open_store, whole
 from layerwise.cli.printing import print_table
 from layerwise.errors import StudyError
+
+if TYPE_CHECKING:
+    from layerwise.store import Record
+    from layerwise.tasks import Task
+
+ON_A_TERMINAL = 100  # lines, unless --limit says more
 
 app = typer.Typer(no_args_is_help=True, help="The finished runs in a store: list, show, verify, clean up.")
 
 
 @app.command("ls")
-def runs_ls(store: StoreOption = STORE) -> None:
+def runs_ls(
+    store: StoreOption = STORE,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            parser=whole,
+            help=f"Only the N that finished last.  [default: {ON_A_TERMINAL} on a terminal, else all; 0: all]",
+        ),
+    ] = None,
+) -> None:
     """List the finished runs: those with weights first, then by task, samples, seed and treatment."""
     from layerwise.store import Damaged
 
-    shelf, damaged, listed = open_store(store), [], []
-    for run_key in shelf.keys():  # noqa: SIM118 (not a dict)
+    if limit is not None and limit < 0:
+        raise StudyError(f"--limit {limit} is not possible; write 0 for all")
+    most = (ON_A_TERMINAL if is_terminal() else 0) if limit is None else limit
+    shelf = open_store(store)
+    names, unread = list(shelf.keys()), []
+    shown = shelf.newest(most) if 0 < most < len(names) else names
+    found = shelf.records(shown)
+    for name in shown:
+        if name not in found:
+            try:
+                found[name] = shelf.get(name)
+            except KeyError:
+                names.remove(name)  # somebody has just set it aside
+            except Damaged as error:
+                unread.append(f"damaged: {error}")
+    listed = []
+    for name, record in found.items():
         try:
-            record = shelf.get(run_key)
-        except Damaged as error:
-            damaged.append(f"damaged: {error}")
-            continue
-        run, result = record.run, record.result
-        kept = shelf.has(run_key, weights=True)
-        about = (run.net, not kept, run.task.name, run.task.shots or 0, run.seed, str(run.treatment))
-        listed.append((about, [
-            run_key, run.net, about[-1], run.task.name, "all" if run.task.shots is None else str(run.task.shots),
-            str(run.seed), _test_accuracy(result), f"{result['seconds']:.1f} s",
-            "kept" if kept else "",
-        ]))  # fmt: skip
-    rows = [row for _, row in sorted(listed)]
+            listed.append(_listed(record))
+        except StudyError as error:  # a newer layerwise wrote it
+            unread.append(f"not listed: {name}: {error}")
+    rows = [cells for _, cells in sorted(listed)]
     print_table(["key", "net", "treatment", "task", "shots", "seed", "test", "time", "weights"], rows)
-    for line in [*damaged, f"{len(rows) + len(damaged)} runs in {store}"]:
+    kind = f"the {len(shown):,} that finished last of " if len(shown) < len(names) else ""
+    more = "; --limit 0 lists all" if kind else ""
+    for line in [*unread, f"{kind}{len(names):,} runs in {store}{more}"]:
         typer.echo(line)
+
+
+def _listed(record: "Record") -> tuple[tuple[Any, ...], list[str]]:
+    """Where a run stands in the list, and its line."""
+    run, result = record.run, record.result
+    shots = "all" if run.task.shots is None else str(run.task.shots)
+    treatment, task = str(run.treatment), _name(replace(run.task, shots=None, seed=0))
+    place = (run.net, not record.has_weights, task, run.task.shots or 0, run.seed, treatment, record.key)
+    return place, [
+        record.key, run.net, treatment, task, shots, str(run.seed), _test_accuracy(result),
+        f"{result['seconds']:.1f} s", "kept" * record.has_weights,
+    ]  # fmt: skip
 
 
 @app.command("show")
@@ -45,7 +84,6 @@ def runs_show(
     """Print a run whole: what it was, its learning curve, its cost, where it was made."""
     import json
 
-    from layerwise.run import spec
     from layerwise.store import Damaged
 
     shelf = open_store(store)
@@ -57,20 +95,24 @@ def runs_show(
         record = shelf.get(found[0])
     except Damaged as error:
         raise StudyError(f"{error}; the study that needs it sets it aside and computes it again") from error
-    typer.echo(json.dumps({"key": record.key, "spec": spec(record.run), "result": record.result}, indent=1))
+    typer.echo(json.dumps({"key": record.key, "spec": json.loads(record.spec), "result": record.result}, indent=1))
 
 
 @app.command("verify")
 def runs_verify(store: StoreOption = STORE) -> None:
-    """Check every file of every run against its checksum; exit code 1 if any is damaged."""
+    """Check every file of every run, and all weights, against their checksums; exit code 1 if any is damaged."""
     shelf = open_store(store)
     names = list(shelf.keys())
     damaged = [wrong for wrong in map(shelf.verify, names) if wrong]
-    for wrong in damaged:
+    weights = [wrong for wrong in map(shelf.verify_weights, shelf.weights_kept()) if wrong]
+    for wrong in [*damaged, *weights]:
         typer.echo(wrong)
     typer.echo(f"{len(names) - len(damaged)} of {len(names)} runs are whole")
     if damaged:
         typer.echo("The studies that need the damaged ones set them aside and compute them again")
+    if weights:
+        typer.echo("The studies that need damaged weights take them from their file again")
+    if damaged or weights:
         raise typer.Exit(1)
 
 
@@ -84,6 +126,17 @@ def runs_gc(
     for path in found:
         typer.echo(f"{'would remove' if dry_run else 'removed'} {path}")
     typer.echo(f"{len(found)} things {'to remove' if dry_run else 'removed'}; finished runs are untouched")
+
+
+def is_terminal() -> bool:
+    """Does somebody look at what is printed?"""
+    return sys.stdout.isatty()
+
+
+@lru_cache(maxsize=4096)
+def _name(task: "Task") -> str:
+    """Its name; tasks that differ in samples and seed only have the same, and there are thousands."""
+    return task.name
 
 
 def _test_accuracy(result: dict[str, Any]) -> str:

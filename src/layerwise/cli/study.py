@@ -8,19 +8,24 @@ from typing import Annotated, Any
 import typer
 
 from layerwise.cli.options import (
+    DEVICES,
     EXECUTORS,
+    PRECISIONS,
     SCALES,
     STORE,
     StoreOption,
     data_names,
+    devices,
     executors,
     net_names,
     numbers,
+    precisions,
     scales,
     study_names,
     whole,
 )
 from layerwise.cli.printing import complain, print_findings
+from layerwise.execute import forks
 
 INTERRUPTED = 130  # exit code
 
@@ -89,6 +94,17 @@ def study(
             help="How classes are split: random:SEED, or column:NAME, whose two values are source and target.",
         ),
     ] = None,
+    precision: Annotated[
+        str,
+        _design(
+            metavar="|".join(PRECISIONS),
+            autocompletion=precisions,
+            help="Arithmetic of the recipe; " + "; ".join(f"{k}: {v}" for k, v in PRECISIONS.items()) + ".",
+        ),
+    ] = "float32",
+    channels_last: Annotated[
+        bool, _design("--channels-last", help="Have convolutions keep an image's channels together, in the recipe.")
+    ] = False,
     store: StoreOption = STORE,
     out: Annotated[
         Path | None, _running(metavar="DIR", help="Where the report goes.  [default: layerwise-out/NAME]")
@@ -105,6 +121,17 @@ def study(
         int | None,
         _running(metavar="K", parser=whole, help="Processes of the local executor.  [default: one per core]"),
     ] = None,
+    device: Annotated[
+        str,
+        _running(
+            metavar="|".join(DEVICES),
+            autocompletion=devices,
+            help="; ".join(f"{k}: {v}" for k, v in DEVICES.items()),
+        ),
+    ] = "auto",
+    deterministic: Annotated[
+        bool, _running("--deterministic", help="Have a GPU give the same bits each time; a CPU always does.")
+    ] = False,
     keep: Annotated[bool, _running("--keep", help="Keep the weights of every run, not only of sources.")] = False,
     dry_run: Annotated[bool, _running("--dry-run", help="Print the plan and its forecast, and stop.")] = False,
 ) -> None:
@@ -116,13 +143,16 @@ def study(
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _interrupt_once)
     try:
+        if executor == "local":
+            forks.context()  # it loads torch while we do
         from layerwise import api
 
         found = api.study(
             name, data=data, net=net, scale=scale, seeds=seeds, trials=trials, shots=numbers("--shots", shots),
             steps=steps, source_steps=source_steps, classes=classes, known=known, split=split, hold_out=hold_out,
             resize=resize, grey=grey, skip_unreadable=skip_unreadable, store=store, out=folder, executor=executor,
-            workers=workers, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
+            workers=workers, device=device, deterministic=deterministic, precision=precision,
+            channels_last=channels_last, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")

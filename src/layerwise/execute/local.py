@@ -6,24 +6,21 @@ its runs are done once more before they count as failed. Workers end with their 
 
 import multiprocessing as mp
 import os
-import signal
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 
 from layerwise.errors import StoreError
+from layerwise.execute import forks
 from layerwise.execute.plan import Plan, Unit
 from layerwise.execute.work import Outcome, Setting, Worker, orphaned
 from layerwise.run import key
 
 TRIES = 2
-PRELOADED = ["torch", "torch._dynamo", "layerwise.execute.work"]  # building an optimiser imports torch._dynamo
 
 
 @dataclass
@@ -138,12 +135,10 @@ def _listen(hand: _Hand) -> list[Outcome] | StoreError | None:
 
 
 def _hire(setting: Setting) -> _Hand:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(setting, theirs), daemon=True)
-    with _hidden_main(), _deaf_to_interrupts():
+    server = forks.context()
+    ours, theirs = server.Pipe()
+    process = server.Process(target=_work, args=(setting, theirs), daemon=True)
+    with forks.hidden_main(), forks.deaf_to_interrupts():
         process.start()
     theirs.close()
     return _Hand(process, ours)
@@ -153,32 +148,6 @@ def _dismiss(hand: _Hand) -> None:
     hand.process.kill()
     hand.process.join()
     hand.pipe.close()
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Have the fork server, and so the workers, never hear Ctrl-C: that is the parent's to answer."""
-    resource_tracker.ensure_running()  # it would unblock the signal half-way
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _hidden_main() -> Iterator[None]:
-    """Keep workers from running the user's script again: a child imports the parent's `__main__` if it can find it."""
-    main = sys.modules["__main__"]
-    kept: dict[str, object] = {}
-    for name in ("__file__", "__spec__"):
-        if name in vars(main):
-            kept[name] = vars(main)[name]
-            setattr(main, name, None)
-    try:
-        yield
-    finally:
-        vars(main).update(kept)
 
 
 def _work(setting: Setting, pipe: Connection) -> None:

@@ -1,14 +1,14 @@
 """How fast this machine trains: measured on the net itself, in moments, before anything is trained."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import nn
 
+from layerwise.execute.processor import as_workers_do
 from layerwise.feed import Feed, Part
 from layerwise.fleet import rehearse
 from layerwise.layers import layers
@@ -84,7 +84,7 @@ def kind(run: Run, shape: tuple[int, int, int]) -> Kind:
 
 @lru_cache(maxsize=1024)
 def _measured(kind: Kind, stage: int, width: int) -> Speed:
-    with one_thread():
+    with as_workers_do():
         return _measure(kind, stage, width)
 
 
@@ -122,7 +122,7 @@ def _bytes(kind: Kind) -> int:
         return tensor
 
     step = _step(kind, 0, 1)
-    with one_thread(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with as_workers_do(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         step()
     return sum(saved.values()) + 2 * sum(p.nbytes for p in kind.net().parameters())
 
@@ -137,14 +137,3 @@ def _seconds(action: Callable[[], object]) -> float:
         if sum(times) > ENOUGH_SECONDS and len(times) > WARM_UP:
             break
     return sorted(times[WARM_UP:])[(len(times) - WARM_UP) // 2]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Measure as the workers will run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -14,6 +14,7 @@ from safetensors.torch import load as load_tensors
 from layerwise.data.dataset import DataSet, load
 from layerwise.errors import Diverged, LayerwiseError, StoreError
 from layerwise.execute.plan import Unit
+from layerwise.execute.processor import settle
 from layerwise.feed import Feed, feeds
 from layerwise.fleet import train_fleet
 from layerwise.prefix import Prefix
@@ -38,6 +39,7 @@ class Setting:
     executor: str
     forecast: Mapping[str, float] = field(default_factory=dict)  # seconds by key, kept beside what it then took
     device: str = "cpu"
+    deterministic: bool = False  # on a GPU; a CPU always is
     memory: int = 2**30  # bytes for what frozen layers give, of each process
     disk: int = 0  # ... and where that is not enough
 
@@ -73,7 +75,7 @@ class Worker:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        torch.set_num_threads(1)
+        settle(deterministic=self.setting.deterministic)
         self.store = Store(self.setting.store)
         self.data: dict[str, DataSet] = {}
         self.prefix = Prefix(self.setting.memory, self.setting.disk)

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from layerwise.errors import LayersError, StudyError, unknown
+from layerwise.nets.alexnet import small8
 from layerwise.nets.lenet5 import lenet5, lenet5relu
+from layerwise.nets.resnet import resnet20, resnet32
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,15 @@ class Architecture:
 # LeCun et al. 1998, section II.B: background at -0.1 and ink at 1.175 give inputs of mean about 0 and variance about 1.
 INK_MEAN, INK_STD = 0.1 / 1.275, 1 / 1.275
 
+# Of ImageNet's pixels, per channel; the published weights of the ResNets here were trained with them too.
+COLOUR_MEAN, COLOUR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 NETS: dict[str, Architecture] = {
     "lenet5": Architecture(lenet5, (INK_MEAN,), (INK_STD,)),
     "lenet5relu": Architecture(lenet5relu, (INK_MEAN,), (INK_STD,)),
+    "resnet20": Architecture(resnet20, COLOUR_MEAN, COLOUR_STD),
+    "resnet32": Architecture(resnet32, COLOUR_MEAN, COLOUR_STD),
+    "small8": Architecture(small8, COLOUR_MEAN, COLOUR_STD),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from layerwise.errors import LayersError
+from layerwise.nets.inputs import takes_grey
 
 # LeCun et al. 1998, table I: the maps of S2 (0..5) that each of the 16 maps of C3 looks at.
 C3_INPUTS = (
@@ -66,7 +66,7 @@ class TableConv2d(nn.Module):
 
 def lenet5(channels: int, size: int, outputs: int) -> nn.Module:
     """Gutstein's net: C1 156, S2 12, C3 1,516, S4 32, C5 48,120, F6 2,420 parameters (table 1; 20 outputs)."""
-    _takes("lenet5", channels, size)
+    takes_grey("lenet5", channels, size)
     c1, c5, f6 = nn.Conv2d(1, 6, 5), nn.Conv2d(16, 120, 5), nn.Linear(120, outputs)
     for layer in (c1, c5, f6):
         _lecun_uniform(layer)
@@ -84,7 +84,7 @@ def lenet5(channels: int, size: int, outputs: int) -> nn.Module:
 
 def lenet5relu(channels: int, size: int, outputs: int) -> nn.Module:
     """LeNet-5's shape in today's parts: ReLU, max pooling, PyTorch's own initialisation, raw outputs; four layers."""
-    _takes("lenet5relu", channels, size)
+    takes_grey("lenet5relu", channels, size)
     return nn.Sequential(
         OrderedDict(
             C1=nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),  # 6 x 14 x 14
@@ -93,13 +93,6 @@ def lenet5relu(channels: int, size: int, outputs: int) -> nn.Module:
             F6=nn.Linear(120, outputs),
         )
     )
-
-
-def _takes(name: str, channels: int, size: int) -> None:
-    cures = ["--resize 32"] * (size != 32) + ["--grey"] * (channels != 1)
-    if cures:
-        images = f"{size}x{size} images of {channels} channel{'s' * (channels != 1)}"
-        raise LayersError(f"net '{name}' takes 32x32 grey images, not {images}; pass {' '.join(cures)}")
 
 
 @torch.no_grad()

@@ -108,18 +108,22 @@ def design(request: Request) -> Design:
         sizes=layer_parameters(net, request.data.images.shape[1:], BITS),
         scale=replace(scale, source_shots=min(scale.source_shots, most)),
         parts=parts,
-        source=_recipe(fixed) if fixed else _recipe(scale.source_steps, stop_at=SOURCE_ACCURACY, evaluate_every=100),
-        target=_recipe(scale.steps, evaluate_every=max(1, scale.steps // 8)),
+        source=_recipe(request, fixed)
+        if fixed
+        else _recipe(request, scale.source_steps, stop_at=SOURCE_ACCURACY, evaluate_every=100),
+        target=_recipe(request, scale.steps, evaluate_every=max(1, scale.steps // 8)),
         notes=tuple(notes),
     )
 
 
-def _recipe(steps: int, **more: Any) -> Recipe:
+def _recipe(request: Request, steps: int, **more: Any) -> Recipe:
     """The paper does not say how its nets were trained: plain SGD, one rate for all, lowered near the end.
 
     Rate and batch were chosen on one class split of glyphs, by whether nets learnt their training samples.
     """
-    return Recipe(steps, batch_size=20, rate=0.05, momentum=0.9, drops=() if "stop_at" in more else (0.8,), **more)
+    how: dict[str, Any] = {"precision": request.precision, "channels_last": request.channels_last}
+    drops = () if "stop_at" in more else (0.8,)
+    return Recipe(steps, batch_size=20, rate=0.05, momentum=0.9, drops=drops, **how, **more)
 
 
 def cells(design: Design) -> Iterator[Cell]:

@@ -33,6 +33,8 @@ class Request:
     known: str | None = None  # the source's classes
     split: str | None = None  # random:SEED or column:NAME
     hold_out: str | None = None  # COLUMN:VALUES whose images are the test
+    precision: str = "float32"
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
