@@ -1,4 +1,4 @@
-"""For every test: one torch thread, axes in annotations checked, and the shared data by name where it is there."""
+"""For every test: one torch thread, axes in annotations checked, a cache folder of the tests' own, shared data by name."""
 
 import os
 from collections.abc import Callable
@@ -16,6 +16,14 @@ hook = install_import_hook("layerwise", "checking.typechecker")
 from layerwise.data.dataset import DataSet, make  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is measured on this machine is measured once for all tests, and the user's own cache is left alone."""
+    base = tmp_path_factory.getbasetemp()
+    whole = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["XDG_CACHE_HOME"] = str(whole / "cache")
 
 
 @pytest.fixture

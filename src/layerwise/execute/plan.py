@@ -89,11 +89,20 @@ def grouped(plan: Plan, width: Callable[[Run, int], int]) -> Plan:
         groups.setdefault(alike(run), []).append(run)
     missing = frozenset(map(key, plan.missing))
     units: list[Unit] = []
-    for runs in groups.values():
+    for runs in (sorted(group, key=_place) for group in groups.values()):
         size = width(runs[0], len(runs))
         chunks = [tuple(runs[begin : begin + size]) for begin in range(0, len(runs), size)]
         units += [Unit(chunk, missing.intersection(map(key, chunk)), size) for chunk in chunks]
     return replace(plan, units=tuple(unit for unit in units if unit.missing))
+
+
+def _place(run: Run) -> tuple[str, str, str]:
+    """Where a run stands among those like it, in whatever order they were asked for: by source, then by task.
+
+    So that units of different treatments have equal tasks in equal places, and share their images.
+    """
+    source = key(run.source) if isinstance(run.source, Run) else run.source.digest if run.source else ""
+    return source, repr(run.task), key(run)
 
 
 def ordered(plan: Plan, seconds: Mapping[Unit, float]) -> Plan:

@@ -1,5 +1,6 @@
 """How many runs train together: decided once on a machine, and then kept to, so that results repeat to the bit."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -27,12 +28,7 @@ class Widths:
     file: Path = field(default_factory=lambda: cache_folder() / f"fleets-{machine()}.json")
 
     def __post_init__(self) -> None:
-        self.known: dict[str, bool] = {}
-        try:
-            found = json.loads(self.file.read_text())
-            self.known = {name: worth for name, worth in found.items() if isinstance(worth, bool)}
-        except (OSError, ValueError, AttributeError):
-            pass  # nothing is known yet
+        self.known = self._read()
 
     def of(self, run: Run, count: int, shape: tuple[int, int, int]) -> int:
         """The width of units of so many runs like this one: all equally wide, no core without work; 1 is no fleet."""
@@ -51,12 +47,23 @@ class Widths:
             self._write()
         return self.known[name]
 
+    def _read(self) -> dict[str, bool]:
+        try:
+            found = json.loads(self.file.read_text())
+            return {name: worth for name, worth in found.items() if isinstance(worth, bool)}
+        except (OSError, ValueError, AttributeError):
+            return {}  # nothing is known yet
+
     def _write(self) -> None:
+        """Add what was measured to what others have; where somebody else was first, that is kept to."""
         aside = self.file.with_name(f"{self.file.name}-{os.getpid()}")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(json.dumps(self.known, indent=1, sort_keys=True))
-            aside.replace(self.file)
+            with open(self.file.with_suffix(".lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self.known |= self._read()
+                aside.write_text(json.dumps(self.known, indent=1, sort_keys=True))
+                aside.replace(self.file)
         except OSError:
             pass  # it will be measured anew
 
