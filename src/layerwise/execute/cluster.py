@@ -19,7 +19,8 @@ from functools import cached_property
 from typing import Any
 
 from layerwise.errors import StoreError, StudyError
-from layerwise.execute.nodes import ONE_THREAD, Request, connected, import_ray, living, not_seen, request, survey
+from layerwise.execute.connection import connected, import_ray
+from layerwise.execute.nodes import ONE_THREAD, Request, living, not_seen, request, survey
 from layerwise.execute.plan import Plan
 from layerwise.execute.work import Outcome, Setting, Worker, orphaned
 from layerwise.run import Run, key
