@@ -115,7 +115,7 @@ def _outputs(fabric: Fabric, net: nn.Module, images: Tensor, recipe: Recipe) -> 
 
 
 def _layout(recipe: Recipe) -> torch.memory_format:
-    return torch.channels_last if getattr(recipe, "channels_last", False) else ROWS
+    return torch.channels_last if recipe.channels_last else ROWS
 
 
 def _net(run: Run, food: Stream) -> nn.Module:
