@@ -105,13 +105,17 @@ class Prefix:
         if size <= self.memory:
             while self.held and sum(held.bytes for held in self.held.values()) + size > self.memory:
                 self.held.popitem(last=False)
-            return torch.empty(shape, dtype=like.dtype, device=like.device)
+            return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=suggested(like))
         if size > self.disk or not like.is_cpu:
             return None
         self.folder = self.folder or TemporaryDirectory(prefix="layerwise-features-")
         self.disk -= size
         path = Path(self.folder.name) / str(len(list(Path(self.folder.name).iterdir())))
-        return torch.from_file(str(path), shared=True, size=prod(shape), dtype=like.dtype).view(shape)
+        stored = torch.from_file(str(path), shared=True, size=prod(shape), dtype=like.dtype)
+        if suggested(like) is torch.contiguous_format:
+            return stored.view(shape)
+        images, channels, height, width = shape
+        return stored.view(images, height, width, channels).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,11 @@ class Recomputed:
             padded = torch.cat([some, some[:1].expand(CHUNK - len(some))])
             made.append(self.first(self.pool[padded])[: len(some)])
         return torch.cat(made)
+
+
+def suggested(tensor: Tensor) -> torch.memory_format:
+    """The memory format that the tensor has."""
+    return torch.contiguous_format if tensor.is_contiguous() else torch.channels_last
 
 
 def _rows(begin: int, images: int, pool: Pool) -> Int[Tensor, " chunk"]:

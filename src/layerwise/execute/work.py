@@ -199,7 +199,7 @@ class Worker:
         """What each place is fed with; the pool has the images of all runs of the unit, finished ones too."""
         tasks = tuple(run.task for run in runs)
         first = runs[0]
-        wanted = (tasks, first.net, first.recipes[0].dtype_name)
+        wanted = (tasks, first.net, first.recipes[0].dtype_name, first.recipes[0].channels_last)
         if wanted not in self.feeds:
             digest = first.task.data
             if digest not in self.data:
