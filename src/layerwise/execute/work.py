@@ -160,8 +160,8 @@ class Worker:
             ahead = whole if self.setting.is_reference else self.prefix.ahead
             trained = [_train_one(places[0], food[0], sources[0], ahead)]
         seconds = (time.perf_counter() - start) / len(todo)
-        ends = {key(run): (run, fed, end) for run, fed, end in zip(places, food, trained, strict=True)}
-        return [self._put(*ends[key(run)], seconds, unit.width) for run in todo]
+        own = zip(unit.runs, food, trained, strict=False)  # a run's stand-ins may differ from it in the last bit
+        return [self._put(*ends, seconds, unit.width) for ends in own if key(ends[0]) in unit.missing]
 
     def _put(self, run: Run, fed: Feed, end: Trained | Diverged, seconds: float, width: int) -> Outcome:
         name = key(run)
