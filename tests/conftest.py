@@ -1,4 +1,4 @@
-"""For every test: one torch thread, axes in annotations checked, our own cache folder, shared data by name."""
+"""For every test: one torch thread, axes in annotations checked, a cache folder of its own, shared data by name."""
 
 import os
 from collections.abc import Callable

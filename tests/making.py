@@ -55,7 +55,7 @@ def planned(runs: list[Run], folder: Path, *, width: int = 1) -> Plan:
 def done_by(
     runs: list[Run], here: Setting, *, width: int = 1, choose: Callable[[Run], bool] = lambda _run: True
 ) -> list[Outcome]:
-    """Do what the store lacks of the runs in this process, in units of so many whose first run is chosen."""
+    """Do what the store lacks of the runs here, in units of so many: those units whose first run is chosen."""
     worker = Worker(here)
     units = planned(runs, here.store, width=width).units
     return [outcome for unit in units if choose(unit.runs[0]) for outcome in worker.do(unit)]

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 
 from layerwise.data.dataset import DataSet
@@ -24,7 +23,6 @@ from layerwise.execute.plan import Unit, grouped, plan
 from layerwise.execute.speeds import Speed
 from layerwise.execute.work import Outcome, Worker
 from layerwise.nets import NETS, Architecture
-from layerwise.result import restore
 from layerwise.run import Run, Weights, key
 from layerwise.store import Store
 from layerwise.tasks import Parts, Task
@@ -149,7 +147,7 @@ def mixed(data: DataSet, texts: Sequence[str]) -> list[Run]:
 
 @pytest.mark.parametrize(
     "texts",
-    [["T4", "RTRR", "MFRR", "WFFR", "TRRR"], ["FFRR", "XFTR", "FXRR", "FFTR", "XXTT"], ["F3R", "X3R", "FXFT", "F4"]],
+    [["T4", "RTRR", "MFRR", "WFFR", "TRRR"], ["FFRR", "XFTR", "FXRR", "FFTR", "XXTT"], ["F3R", "X3T", "FXFT", "F4"]],
     ids=["from the first layer", "behind two", "head alone"],
 )
 def test_stand_ins_change_no_bit(
@@ -276,7 +274,8 @@ def test_a_unit_that_kills_two_workers_has_failed_and_so_have_its_targets(blobs:
     assert queue.settle(unit, None) == []
     assert queue.take() == (unit, False)
     lost = {outcome.key: outcome.message for outcome in queue.settle(unit, None)}
-    assert lost == {key(run): f"run {key(run)} (R6): its worker died twice (out of memory?)" for run in unit.runs}
+    why = "its worker died twice (killed, or out of memory); the same command tries again, try fewer --workers"
+    assert lost == {key(run): f"run {key(run)} (R6): {why}" for run in unit.runs}
     told = {outcome.key: outcome.message for outcome in queue.orphans()}
     assert told == {
         key(run): f"run {key(run)} ({run.treatment}): its source {key(source)} did not finish" for run in (two, five)
@@ -408,7 +407,8 @@ def test_weights_that_are_not_there_are_said(blobs: DataSet, tmp_path: Path) -> 
     outcomes = {o.key: o for run in (there, absent, rewound) for o in done_by([run], here)}
     assert outcomes[key(there)].state == "done"
     assert outcomes[key(absent)].message == (
-        f"run {key(absent)} (FFR4): its source's weights cannot be read: '{'0f' * 32}'"
+        f"run {key(absent)} (FFR4): its source, weights {'0f' * 32}, is not in store {here.store}; "
+        "give the file of the weights again"
     )
     assert outcomes[key(rewound)].state == "failed"
     assert "W" in outcomes[key(rewound)].message

@@ -10,18 +10,18 @@ import torch
 from layerwise.data import make, open_data
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError
-from layerwise.execute.work import Worker
 from layerwise.feed import batches
 from layerwise.nets import NETS
 from layerwise.rows import frame
 from layerwise.run import Run, key
 from layerwise.start import _fresh
+from layerwise.store import Store
 from layerwise.studies import study_module
 from layerwise.studies.gutstein import cells, claims, design, remarks, runs, table
 from layerwise.studies.request import Request, Result
 from layerwise.tasks import Parts, codes, examples
 
-from making import contents, setting
+from making import contents, done_by, setting
 
 
 def data_like(classes: int, each: int, columns: dict[str, np.ndarray] | None = None) -> DataSet:
@@ -233,12 +233,12 @@ def test_rows_say_what_the_store_has(blobs: DataSet, tmp_path: Path) -> None:
     """From design to rows through real training: every number of the rows is in the store's records."""
     made = design(Request(blobs, seeds=2, shots=(1, 2), steps=10, source_steps=10))
     wanted = runs(made)
-    worker = Worker(setting(tmp_path, blobs, wanted))
-    assert {worker.do(run).state for run in wanted} == {"done"}
+    here = setting(tmp_path, blobs, wanted)
+    assert {outcome.state for outcome in done_by(wanted, here)} == {"done"}
     stored = contents(tmp_path)
     results = {}
     for name in stored:
-        record = worker.store.get(name).result
+        record = Store(here.store).get(name).result
         curve = tuple((int(a), str(b), str(c), float(d)) for a, b, c, d in record["curve"])
         results[name] = Result(name, curve, record["train_flops"], record["parameters_trained"])
     rows = table(made, results)

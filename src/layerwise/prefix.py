@@ -7,12 +7,13 @@ images are computed beside them.
 
 import copy
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile
+from weakref import ref
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +25,7 @@ from layerwise.layers import Layer, cut
 from layerwise.run import Run
 
 CHUNK = 100  # images at once
+RECOMPUTED_HELD = 8  # pools without room that are remembered: each holds its images, and layers
 
 
 def frozen_depth(run: Run, stage: int) -> int:
@@ -57,7 +59,9 @@ class Prefix:
     memory: int = 2**30  # bytes
     disk: int = 0  # bytes
     held: "OrderedDict[tuple[str, int], _Held]" = field(default_factory=OrderedDict)
-    folder: TemporaryDirectory[str] | None = None  # of features in files; it goes with this process
+    given: "list[tuple[ref[Tensor], bool]]" = field(
+        default_factory=list
+    )  # features still in use, and whether in a file
 
     def ahead(self, run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed) -> tuple[nn.Module, Feed]:
         """The rest of the net behind its frozen layers, and the task as it comes out of these."""
@@ -83,6 +87,9 @@ class Prefix:
                 break
         made = self._kept(start, shallower)
         self.held[name] = _Held(pool, made)
+        without_room = [name for name, held in self.held.items() if isinstance(held.features, Recomputed)]
+        for oldest in without_room[:-RECOMPUTED_HELD]:
+            del self.held[oldest]
         return made
 
     @torch.no_grad()
@@ -102,20 +109,29 @@ class Prefix:
     def _room(self, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """An empty tensor for features, for which older ones may have to go; null where there is no room."""
         size = prod(shape) * like.element_size()
-        if size <= self.memory:
-            while self.held and sum(held.bytes for held in self.held.values()) + size > self.memory:
-                self.held.popitem(last=False)
-            return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=suggested(like))
-        if size > self.disk or not like.is_cpu:
-            return None
-        self.folder = self.folder or TemporaryDirectory(prefix="layerwise-features-")
-        self.disk -= size
-        path = Path(self.folder.name) / str(len(list(Path(self.folder.name).iterdir())))
-        stored = torch.from_file(str(path), shared=True, size=prod(shape), dtype=like.dtype)
-        if suggested(like) is torch.contiguous_format:
-            return stored.view(shape)
-        images, channels, height, width = shape
-        return stored.view(images, height, width, channels).permute(0, 3, 1, 2)
+        made: Tensor | None = None
+        if self._makes_room(size, self.memory, in_file=False):
+            made = torch.empty(shape, dtype=like.dtype, device=like.device)
+        elif like.is_cpu and self._makes_room(size, self.disk, in_file=True):
+            made = _in_a_file(shape, like.dtype)
+        if made is not None:
+            self.given.append((ref(made), made.is_shared()))
+        return made
+
+    def _makes_room(self, size: int, budget: int, *, in_file: bool) -> bool:
+        """Let go of the oldest features until there is room; what a run is using stays, and counts."""
+        while size <= budget:
+            self.given = [(features, where) for features, where in self.given if features() is not None]
+            alive = [features() for features, where in self.given if where == in_file]
+            used = sum(features.nbytes for features in alive if features is not None)
+            del alive
+            if used + size <= budget:
+                return True
+            oldest = next((name for name, held in self.held.items() if held.is_in(in_file)), None)
+            if oldest is None:
+                return False
+            del self.held[oldest]
+        return False
 
 
 @dataclass(frozen=True)
@@ -125,9 +141,23 @@ class _Held:
     pool: Pool
     features: Pool
 
-    @property
-    def bytes(self) -> int:
-        return self.features.nbytes if isinstance(self.features, Tensor) else 0
+    def is_in(self, file: bool) -> bool:
+        """Are the features in a file, or in memory?"""
+        return isinstance(self.features, Tensor) and self.features.is_shared() == file
+
+
+def _in_a_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+    """An empty tensor whose content is on the disk; null where the disk has no room for it.
+
+    The file has no name any more, so that the system removes it when its process ends, however that ends. Its room is
+    taken now: a disk that is full later would kill the process that writes.
+    """
+    try:
+        with NamedTemporaryFile(prefix="layerwise-features-") as file:
+            os.posix_fallocate(file.fileno(), 0, prod(shape) * dtype.itemsize)
+            return torch.from_file(file.name, shared=True, size=prod(shape), dtype=dtype).view(shape)
+    except OSError:
+        return None
 
 
 class Recomputed:

@@ -109,10 +109,8 @@ class _Queue:
 
     def _died(self, unit: Unit) -> list[Outcome]:
         """What is said of a unit that two workers did not survive."""
-        return [
-            Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): its worker died twice (out of memory?)")
-            for run in unit.todo
-        ]
+        why = "its worker died twice (killed, or out of memory); the same command tries again, try fewer --workers"
+        return [Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): {why}") for run in unit.todo]
 
     def _end(self, outcome: Outcome) -> None:
         self.pending.discard(outcome.key)

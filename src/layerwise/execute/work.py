@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from layerwise.data.dataset import DataSet, load
-from layerwise.errors import Diverged, LayerwiseError, StoreError
+from layerwise.errors import Diverged, LayersError, LayerwiseError, StoreError
 from layerwise.execute.plan import Unit
 from layerwise.execute.processor import settle
 from layerwise.feed import Feed, feeds
@@ -109,21 +109,29 @@ class Worker:
         except StoreError:
             raise
         except Exception as error:  # a user's net may raise anything, and the other runs are not to suffer
-            if len(unit.runs) > 1:
-                return self._apart(unit, error)
-            (run,) = unit.todo
-            what = str(error) if isinstance(error, LayerwiseError) else f"{type(error).__name__}: {error}"
-            return [Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): {what}")]
+            short, what = is_out_of_memory(error), _told(error)
+        # Only here, where the error is forgotten, is the memory free that its frames held.
+        if short:
+            self._forget()
+        if len(unit.runs) > 1:
+            return self._apart(unit, what, short)
+        (run,) = unit.todo
+        return [Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): {what}")]
 
-    def _apart(self, unit: Unit, error: Exception) -> list[Outcome]:
+    def _forget(self) -> None:
+        """Let go of all that can be made or read again."""
+        self.prefix = Prefix(self.setting.memory, self.setting.disk)
+        self.feeds.clear()
+        self.sources.clear()
+        if self.setting.device != "cpu":
+            torch.cuda.empty_cache()
+
+    def _apart(self, unit: Unit, why: str, short: bool) -> list[Outcome]:
         """Do a fleet's runs in halves where memory was short, and else each by itself."""
-        short = is_out_of_memory(error)
         parts = 2 if short else len(unit.runs)
         width = -(-len(unit.runs) // parts)
-        why = "there was not enough memory" if short else f"{type(error).__name__}: {error}".partition("\n")[0]
+        why = "there was not enough memory" if short else why
         self.notes.append(f"{len(unit.runs)} runs could not be trained together ({why}); now {width} at a time")
-        if short and self.setting.device != "cpu":
-            torch.cuda.empty_cache()
         halves = [unit.runs[begin : begin + width] for begin in range(0, len(unit.runs), width)]
         units = [Unit(half, unit.missing & set(map(key, half)), width) for half in halves]
         return [outcome for part in units if part.missing for outcome in self._settle(part)]
@@ -152,8 +160,8 @@ class Worker:
             ahead = whole if self.setting.is_reference else self.prefix.ahead
             trained = [_train_one(places[0], food[0], sources[0], ahead)]
         seconds = (time.perf_counter() - start) / len(todo)
-        ends = {key(run): (run, fed, end) for run, fed, end in zip(places, food, trained, strict=True)}
-        return [self._put(*ends[key(run)], seconds, unit.width) for run in todo]
+        own = zip(unit.runs, food, trained, strict=False)  # a run's stand-ins may differ from it in the last bit
+        return [self._put(*ends, seconds, unit.width) for ends in own if key(ends[0]) in unit.missing]
 
     def _put(self, run: Run, fed: Feed, end: Trained | Diverged, seconds: float, width: int) -> Outcome:
         name = key(run)
@@ -180,8 +188,11 @@ class Worker:
         """Weights that were not trained here: where they began is not known."""
         try:
             content = self.store.weights(source.digest)
-        except (Damaged, KeyError) as error:
-            raise RuntimeError(f"its source's weights cannot be read: {error}") from error
+        except KeyError:
+            what = f"its source, weights {source.digest}, is not in store {self.store.folder}"
+            raise LayersError(f"{what}; give the file of the weights again") from None
+        except Damaged as error:
+            raise LayersError(f"its source cannot be read ({error}); give the file of the weights again") from error
         return Trained({}, net_state(content, net, shape, source.digest), (), ())
 
     def _restored(self, source: Run) -> Trained:
@@ -189,11 +200,11 @@ class Worker:
             if not (self.store.has(key(source), weights=True) and self._is_stored(source)):
                 outcome = self._settle(Unit((source,), frozenset({key(source)})))[0]
                 if not outcome.is_stored:
-                    raise RuntimeError(f"its source did not finish: {outcome.message}")
+                    raise LayersError(f"its source did not finish: {outcome.message}")
             try:
                 return restore(self.store, key(source))
             except Damaged as error:
-                raise RuntimeError(f"its source cannot be read: {error}") from error
+                raise LayersError(f"its source cannot be read ({error}); the same command makes it anew") from error
 
     def _feeds(self, runs: Sequence[Run], places: Sequence[Run]) -> list[Feed]:
         """What each place is fed with; the pool has the images of all runs of the unit, finished ones too."""
@@ -215,6 +226,14 @@ def _train_one(run: Run, fed: Feed, source: Trained | None, ahead: Any) -> Train
         return train(run, fed, source, ahead)
     except Diverged as error:
         return error
+
+
+def _told(error: Exception) -> str:
+    """What went wrong with a run, on one line, and what to do where that can be known."""
+    if is_out_of_memory(error):
+        return "there was not enough memory for it; pass fewer --workers, or end other programs"
+    text = str(error).partition("\n")[0]
+    return text if isinstance(error, LayerwiseError) else f"{type(error).__name__}: {text}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
