@@ -1,6 +1,5 @@
 """The cluster executor on a real cluster of several processes, whose nodes and workers are killed in the middle."""
 
-import math
 import os
 import random
 import secrets
@@ -22,11 +21,9 @@ from safetensors.torch import load as load_tensors
 
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StoreError, StudyError
-from layerwise.execute import cluster, connection, nodes, serial
-from layerwise.execute.connection import connected, import_ray
-from layerwise.execute.nodes import CUDA_BYTES, Node, look, request
+from layerwise.execute import cluster, connection, serial
 from layerwise.execute.plan import Plan, plan
-from layerwise.execute.work import Outcome, Setting
+from layerwise.execute.work import Setting
 from layerwise.run import Run, key
 from layerwise.store import Store
 

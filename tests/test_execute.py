@@ -423,7 +423,7 @@ def test_a_forecast_by_hand(blobs: DataSet, monkeypatch: pytest.MonkeyPatch) -> 
     made_up = Speed(ready=1.0, step=0.01, look=0.001, ahead=0.002)
     monkeypatch.setattr(forecasting, "speed", lambda run, stage, shape, width: made_up)
     made = grouped(plan(runs, nothing), lambda _run, count: count)
-    sizes = {run: Size((1, 32, 32), 16, 20) for run in runs}
+    sizes = {run: Size((1, 32, 32), 16, 20, 100) for run in runs}
     expected = forecast(made, sizes.__getitem__, workers=2)
     together, alone = 1 + 200 * 0.01 + 2 * (5 * 20 + 16) * 0.001, 1 + 200 * 0.01 + (5 * 20 + 16) * 0.001
     by_hand = {

@@ -11,10 +11,11 @@ from layerwise.data import make, open_data
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError
 from layerwise.feed import batches
-from layerwise.nets import NETS
+from layerwise.layers import layers
+from layerwise.nets import NETS, build
 from layerwise.rows import frame
 from layerwise.run import Run, key
-from layerwise.start import _fresh
+from layerwise.start import begin
 from layerwise.store import Store
 from layerwise.studies import study_module
 from layerwise.studies.gutstein import cells, claims, design, remarks, runs, table
@@ -62,10 +63,10 @@ def test_what_is_compared_is_paired(sixty_two: DataSet) -> None:
     found = [cell for cell in cells(design(Request(sixty_two, trials=2, seeds=2))) if cell.trial is not None]
     trials = [(cell.seed, cell.trial) for cell in found if cell.n == 0 and cell.run.task.shots == 1]
     assert len(trials) == 4
-    fresh = [_fresh(cell.run, 0, (1, 32, 32)).state_dict()["F6.0.weight"] for cell in found if cell.run.task.shots == 1]
+    fresh = [head(cell.run) for cell in found if cell.run.task.shots == 1]
     for at in trials:
         same = [cell.run for cell in found if (cell.seed, cell.trial) == at]
-        weights = [_fresh(run, 0, (1, 32, 32)).state_dict()["F6.0.weight"] for run in same]
+        weights = [head(run) for run in same]
         assert all(torch.equal(weights[0], other) for other in weights)
         assert len({codes(run.task).tobytes() for run in same}) == 1
         assert len({next(batches(run, 0, 100)).numpy().tobytes() for run in same}) == 1
@@ -74,6 +75,13 @@ def test_what_is_compared_is_paired(sixty_two: DataSet) -> None:
         assert len(few) == len(more) == 1
         assert set(few.pop()) < set(more.pop())
     assert len({weight.numpy().tobytes() for weight in fresh}) == 4
+
+
+def head(run: Run) -> torch.Tensor:
+    """The fresh weights of the last layer, which no n copies."""
+    net = build("lenet5", (1, 32, 32), 20, seed=0)
+    found = layers(net, torch.zeros(1, 1, 32, 32))
+    return begin(run, 0, found, (1, 32, 32), net.state_dict(), None)["F6.0.weight"]
 
 
 def train_part(run: Run, data: DataSet) -> list[int]:

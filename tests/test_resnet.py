@@ -143,7 +143,7 @@ def test_many_at_once_are_each_alone() -> None:
 def test_a_fleet_of_resnets_is_each_trained_alone() -> None:
     classes = torch.arange(8) % 2
     part = Part(images(8) + classes[:, None, None, None], torch.arange(8), classes)
-    food = Feed({"train": part}, torch.eye(2, dtype=torch.float64), False)
+    food = Feed({"train": part}, torch.eye(2, dtype=torch.float64), False, "noise")
     recipe, task = Recipe(3, 4, 0.05, weight_decay=0.01, precision="float64"), Task("data", (0, 1))
     base = Run("resnet20", task, Treatment.parse("R20"), None, (recipe,))
     sources = [train(base, food), None]

@@ -89,7 +89,7 @@ def food(dtype: torch.dtype = torch.float64, *, is_bits: bool = False) -> Feed:
     codes = torch.eye(3) * 2 - 1 if is_bits else torch.eye(3)
     rows, pool = torch.arange(17), images.to(dtype)
     parts = {"train": Part(pool, rows[:10], classes[:10]), "test": Part(pool, rows[10:], classes[10:])}
-    return Feed(parts, codes.to(dtype), is_bits)
+    return Feed(parts, codes.to(dtype), is_bits, "made up")
 
 
 def run_of(letters: str, *recipes: Recipe, net: str = "normed", seed: int = 0, draw: int = 1) -> Run:
@@ -198,7 +198,7 @@ def test_accuracy_and_loss_are_those_of_the_net_in_eval_mode() -> None:
 
 
 def test_the_predicted_class_is_that_of_the_nearest_code() -> None:
-    eats = Feed({}, torch.tensor([[1.0, 1, -1], [-1, 1, 1]]), True)
+    eats = Feed({}, torch.tensor([[1.0, 1, -1], [-1, 1, 1]]), True, "")
     outputs = torch.tensor([[0.2, 9, 0.1], [-0.3, -9, 0.0]])
     distances = (outputs[:, None] - eats.codes).square().sum(2)
     assert eats.predict(outputs).tolist() == distances.argmin(1).tolist() == [0, 1]

@@ -4,6 +4,7 @@ Tasks share a *pool* of images, and each part of a task says which of them are i
 pool is then computed once, for all tasks and parts.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,15 @@ class Pool(Protocol):
         """These images."""
 
 
+def taken(pool: Pool, rows: Int[Tensor, " some"]) -> Float[Tensor, "some ..."]:
+    """Some images of a pool. On a CPU `index_select` copies images whole, several times faster than indexing does."""
+    if not isinstance(pool, Tensor):
+        return pool[rows]
+    if pool.is_contiguous():
+        return pool.index_select(0, rows)
+    return pool.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)  # channels last
+
+
 @dataclass(frozen=True)
 class Part:
     """Images of one part of a task, with their classes."""
@@ -44,26 +54,32 @@ class Part:
 
     def images(self, batch: Int[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
         """The images at these positions of the part."""
-        return self.pool[self.rows[batch]]
+        return taken(self.pool, self.rows[batch])
 
     def chunks(self, size: int) -> Iterator[Float[Tensor, "some ..."]]:
         """All images of the part in order, so many at a time."""
-        return (self.pool[rows] for rows in torch.split(self.rows, size))
+        return (taken(self.pool, rows) for rows in torch.split(self.rows, size))
 
 
 @dataclass(frozen=True)
 class Feed:
     """A task's parts as tensors, and what its outputs aim at."""
 
-    parts: dict[str, Part]  # train, test, and validation where there is one
+    parts: dict[str, Part]  # train, test, and validation where there is one; all of one pool
     codes: Float[Tensor, "classes outputs"]
     is_bits: bool
+    name: str  # of what the pool holds: equal names, equal numbers, in all processes
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
-        channels, height, width = self.parts["train"].pool.shape[1:]
+        channels, height, width = self.pool.shape[1:]
         return channels, height, width
+
+    @property
+    def pool(self) -> Pool:
+        """The images of all parts, and of other tasks."""
+        return self.parts["train"].pool
 
     def loss(self, outputs: Float[Tensor, "examples outputs"], classes: Int[Tensor, " examples"]) -> Float[Tensor, ""]:
         """Mean squared distance of the outputs to the classes' bits, or cross entropy for one-hot targets."""
@@ -73,9 +89,9 @@ class Feed:
         """The class whose code is nearest: as all codes are equally long, that of the largest product."""
         return (outputs @ self.codes.T).argmax(1)
 
-    def with_pool(self, pool: Pool) -> "Feed":
+    def with_pool(self, name: str, pool: Pool) -> "Feed":
         """The same task with other images in the same rows."""
-        return replace(self, parts={name: replace(part, pool=pool) for name, part in self.parts.items()})
+        return replace(self, name=name, parts={name: replace(part, pool=pool) for name, part in self.parts.items()})
 
 
 def feed(
@@ -103,6 +119,10 @@ def feeds(
     pools = {
         classes: images(data, where, net, dtype).to(device, memory_format=form) for classes, where in wanted.items()
     }
+    names = {
+        classes: f"{data.digest} {net} {dtype} {form} {hashlib.sha256(where.tobytes()).hexdigest()}"
+        for classes, where in wanted.items()
+    }
 
     def part(task: Task, where: Int[np.ndarray, " examples"]) -> Part:
         positions = np.full(len(data.class_names), -1)
@@ -115,6 +135,7 @@ def feeds(
             {name: part(task, where) for name, where in parts.items() if len(where)},
             torch.from_numpy(codes(task)).to(pools[task.classes]),
             task.is_bits,
+            names[task.classes],
         )
         for task, parts in zip(tasks, chosen, strict=True)
     ]

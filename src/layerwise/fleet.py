@@ -21,7 +21,7 @@ from layerwise.batched import BatchNorm, Dropout, adapt
 from layerwise.captured import capture
 from layerwise.dropout import draw_mask, dropout_draws
 from layerwise.errors import Diverged
-from layerwise.feed import Feed, Order
+from layerwise.feed import Feed, Order, taken
 from layerwise.layers import Layer, fit, layers
 from layerwise.nets import build
 from layerwise.operations import members_together
@@ -154,10 +154,7 @@ class _Stage:
 
     def _beyond(self, index: int, frozen: Sequence[Layer], first: nn.Module, prefix: Prefix) -> Feed:
         """What a member's rest is fed with; members with equal frozen layers and one pool share it."""
-        if not frozen:
-            return self.members[index].feed
-        self.net.load_state_dict(self.states[index])
-        return prefix.beyond(self.net, frozen, first, self.members[index].feed)
+        return prefix.beyond(self.net, self.states[index], frozen, first, self.members[index].feed)
 
     def train(self) -> None:
         """Take the stage's steps; leaves its results in the members."""
@@ -199,7 +196,8 @@ class _Stage:
         if self.feeds[0].is_bits:
             losses = (outputs - aims).square().mean((1, 2))
         else:
-            losses = F.cross_entropy(outputs.flatten(0, 1), aims.flatten(), reduction="none").view(aims.shape).mean(1)
+            # With the few classes in the last axis, a CPU would do softmax several times slower.
+            losses = F.cross_entropy(outputs.transpose(1, 2), aims, reduction="none").mean(1)
         learnt = [named[name] for name in self.learnt]
         gradients = torch.autograd.grad(losses.sum(), learnt, allow_unused=True) if learnt else ()
         self.left = tuple(left)
@@ -303,7 +301,7 @@ class _Batches:
             self._draw()
         step, self.left = AHEAD - self.left, self.left - 1
         rows = self.rows[step]
-        found = [pool[rows[members[0] : members[-1] + 1].flatten()] for pool, members in self.pools]
+        found = [taken(pool, rows[members[0] : members[-1] + 1].flatten()) for pool, members in self.pools]
         images = found[0] if len(found) == 1 else torch.cat(found)
         return images.view(*rows.shape, *images.shape[1:]), self.aims[step]
 

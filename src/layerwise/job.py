@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,8 @@ class Job:
     def size(self, run: Run) -> Size:
         """How large a run's task is."""
         found = counts(run.task, self.data)
-        return Size(self.data.images.shape[1:], found["train"], found["validation"] + found["test"])
+        available = counts(replace(run.task, shots=None), self.data)["train"]
+        return Size(self.data.images.shape[1:], found["train"], found["validation"] + found["test"], available)
 
     def complete(self) -> Plan:
         """Do what is missing until every record reads back whole; damaged ones are set aside and done again."""
@@ -156,6 +157,7 @@ class Job:
             deterministic=means.deterministic,
             memory=int(FEATURES * psutil.virtual_memory().available / means.processes),
             disk=int(FEATURES * shutil.disk_usage(tempfile.gettempdir()).free / means.processes),
+            tasks=tuple(dict.fromkeys(run.task for run in made.runs)),
         )
         try:
             for outcome in self._outcomes(made, setting):

@@ -1,18 +1,23 @@
 """The weights that a stage begins with: what each letter of a treatment means in tensors."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerwise.errors import LayersError
 from layerwise.layers import Layer
-from layerwise.nets import build
+from layerwise.nets import architecture, build
 from layerwise.nets.weights import COUNTER
 from layerwise.randomness import seed
 from layerwise.run import Run, key
 
 State = dict[str, Tensor]
+
+DRAWN_BYTES = 2**26  # for fresh draws, in case they are asked for again
+_drawn: "OrderedDict[tuple[Any, ...], State]" = OrderedDict()
 
 
 def begin(
@@ -29,7 +34,8 @@ def begin(
     the source's state before its first update, for W: none, or an empty one, where that is not known, as of weights
     from a file. Raises LayersError where a copied layer has another shape, or is not known.
     """
-    state = {name: tensor.clone() for name, tensor in _fresh(run, stage, shape).state_dict().items()}
+    drawn = seed("weights", run.seed, run.task.stream, run.draw, stage)
+    state = _fresh(run.net, shape, run.task.outputs, drawn, run.recipes[stage].dtype_name)
     for layer, letter in zip(found, run.treatment.letters()[stage], strict=True):
         names = layer.parameters + layer.buffers
         if letter in {"F", "T"}:
@@ -48,10 +54,19 @@ def begin(
     return state
 
 
-def _fresh(run: Run, stage: int, shape: tuple[int, int, int]) -> nn.Module:
-    """A new draw of the whole net, so that a layer's fresh weights do not depend on the treatment of the others."""
-    net = build(run.net, shape, run.task.outputs, seed("weights", run.seed, run.task.stream, run.draw, stage))
-    return net.to(getattr(torch, run.recipes[stage].dtype_name))
+def _fresh(net: str, shape: tuple[int, int, int], outputs: int, drawn: int, dtype: str) -> State:
+    """A new draw of the whole net, so that a layer's fresh weights do not depend on the treatment of the others.
+
+    Small nets are remembered: runs that are compared begin with the same draw.
+    """
+    name = architecture(net), shape, outputs, drawn, dtype
+    if name not in _drawn:
+        state = build(net, shape, outputs, drawn).to(getattr(torch, dtype)).state_dict()
+        size = sum(tensor.nbytes for tensor in state.values())
+        while _drawn and len(_drawn) >= DRAWN_BYTES // max(size, 1):
+            _drawn.popitem(last=False)
+        _drawn[name] = state
+    return {name: tensor.clone() for name, tensor in _drawn[name].items()}
 
 
 def _given(state: Mapping[str, Tensor] | None, run: Run, letter: str) -> Mapping[str, Tensor]:

@@ -118,9 +118,10 @@ def examples(
     parts = part(task.parts, labels, columns)
     found: dict[int, list[np.ndarray]] = {TRAIN: [], VALIDATION: [], TEST: []}
     for label in task.classes:
+        here = np.flatnonzero(labels == label)
         for which in (VALIDATION, TEST):
-            found[which].append(np.flatnonzero((labels == label) & (parts == which)))
-        pool = np.flatnonzero((labels == label) & (parts == TRAIN))
+            found[which].append(here[parts[here] == which])
+        pool = here[parts[here] == TRAIN]
         shots = len(pool) if task.shots is None else task.shots
         if not 0 < shots <= len(pool):
             raise DataError(

@@ -1,6 +1,7 @@
 """What a plan will take, from speeds measured on this machine before anything is trained."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 
@@ -14,6 +15,8 @@ PROCESS_MEGABYTES = 330  # a process that has loaded torch and nothing else
 RECORD_BYTES = 12_000  # spec, result and sums of a run, without weights
 OVERHEAD_SECONDS = 0.01  # of a run: checking, storing
 
+Classes = tuple[str, tuple[int, ...]]  # of a data set
+
 
 @dataclass(frozen=True)
 class Size:
@@ -22,6 +25,7 @@ class Size:
     shape: tuple[int, int, int]  # (channels, height, width)
     train: int
     others: int  # validation and test
+    available: int  # training images of its classes that there are
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,11 @@ def forecast(plan: Plan, size: Callable[[Run], Size], workers: int) -> Forecast:
 
     A run that stops at an accuracy is counted with all its steps: the forecast is what it takes at most.
     """
+    pools = _pools(plan, size)
     units = {unit: _seconds(unit, size) for unit in plan.units}
-    biggest = max((sum(_feed_bytes(size(run)) for run in unit.runs) for unit in units), default=0)
+    for unit, seconds in _ahead(plan, size, pools, workers):
+        units[unit] += seconds
+    biggest = max((sum(_bytes(size(run), pools[at]) for at, run in _at(unit).items()) for unit in units), default=0)
     return Forecast(
         units=units,
         flops={key(run): train_flops(run, size(run).shape) for run in plan.runs},
@@ -52,17 +59,51 @@ def forecast(plan: Plan, size: Callable[[Run], Size], workers: int) -> Forecast:
 
 
 def _seconds(unit: Unit, size: Callable[[Run], Size]) -> float:
-    """A unit at this machine's measured speed: layers computed ahead, steps, evaluations, storing."""
+    """A unit at this machine's measured speed: steps, evaluations, storing."""
     first, todo = unit.todo[0], [size(run) for run in unit.todo]
-    pool = sum({run.task: size(run).train for run in unit.runs}.values()) + max(images.others for images in todo)
     total = OVERHEAD_SECONDS * len(todo)
     for stage, recipe in enumerate(first.recipes):
         found = speed(first, stage, todo[0].shape, unit.width)
         points = _points(recipe)
         seen = sum(points * s.others + (1 if recipe.stop_at is None else points) * s.train for s in todo)
         total += found.ready + recipe.steps * found.step + seen * found.look
-        total += pool * found.ahead if frozen_depth(first, stage) else 0.0
     return total
+
+
+def _pools(plan: Plan, size: Callable[[Run], Size]) -> dict[Classes, int]:
+    """Images in the pool of each set of classes: those that some run trains or is evaluated on."""
+    sizes = {run.task: (_classes(run), size(run)) for run in plan.runs}
+    train, most = Counter[Classes](), dict[Classes, Size]()
+    for at, one in sizes.values():
+        train[at] += one.train
+        most[at] = max(one, most.get(at, one), key=lambda size: size.others)
+    return {at: min(train[at], one.available) + one.others for at, one in most.items()}
+
+
+def _ahead(
+    plan: Plan, size: Callable[[Run], Size], pools: Mapping[Classes, int], workers: int
+) -> Iterator[tuple[Unit, float]]:
+    """What layers computed ahead take: once for each source and pool, by the first units that need it together."""
+    users: dict[Hashable, list[tuple[Unit, float]]] = {}
+    for unit in plan.units:
+        for stage in range(len(unit.runs[0].recipes)):
+            if depth := frozen_depth(unit.runs[0], stage):
+                for run in unit.todo:
+                    seconds = pools[_classes(run)] * speed(run, stage, size(run).shape, unit.width).ahead
+                    named = run.net, run.source, str(run.treatment), depth, stage, _classes(run)
+                    users.setdefault(named, []).append((unit, seconds))
+    for using in users.values():
+        units = list(dict(using))[:workers]
+        yield from ((unit, using[0][1] / len(units)) for unit in units)
+
+
+def _classes(run: Run) -> Classes:
+    return run.task.data, run.task.classes
+
+
+def _at(unit: Unit) -> dict[Classes, Run]:
+    """A run of each set of classes."""
+    return {_classes(run): run for run in unit.runs}
 
 
 def _points(recipe: Recipe) -> int:
@@ -84,9 +125,10 @@ def _wall(units: Mapping[Unit, float], workers: int) -> float:
     return max(free)
 
 
-def _feed_bytes(size: Size) -> int:
+def _bytes(size: Size, images: int) -> int:
+    """What so many images take."""
     channels, height, width = size.shape
-    return (size.train + size.others) * channels * height * width * 4
+    return images * channels * height * width * 4
 
 
 def _disk(run: Run, plan: Plan, size: Size) -> int:

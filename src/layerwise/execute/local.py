@@ -6,6 +6,7 @@ its runs are done once more before they count as failed. Workers end with their 
 
 import multiprocessing as mp
 import os
+import shutil
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from layerwise.errors import StoreError
 from layerwise.execute import forks
@@ -35,7 +38,10 @@ class _Hand:
 def execute(plan: Plan, setting: Setting, workers: int) -> Iterator[Outcome]:
     """Do the missing runs with so many processes, and give the outcome of each as it ends, in whatever order."""
     queue = _Queue(plan)
-    hands = [_hire(setting) for _ in range(min(workers, len(plan.units)))]
+    workers = min(workers, len(plan.units))
+    common = TemporaryDirectory(prefix="layerwise-features-") if workers > 1 else None
+    setting = replace(setting, common=Path(common.name)) if common else setting
+    hands = [_hire(setting) for _ in range(workers)]
     try:
         while queue.pending:
             yield from queue.orphans()
@@ -57,6 +63,8 @@ def execute(plan: Plan, setting: Setting, workers: int) -> Iterator[Outcome]:
     finally:
         for hand in hands:
             _dismiss(hand)
+        if common:
+            common.cleanup()
 
 
 class _Queue:
@@ -150,7 +158,7 @@ def _dismiss(hand: _Hand) -> None:
 
 def _work(setting: Setting, pipe: Connection) -> None:
     """The life of a worker: take a unit, do it, say how it ended."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(setting.common,), daemon=True).start()
     try:
         worker = Worker(setting)
         while True:
@@ -162,8 +170,10 @@ def _work(setting: Setting, pipe: Connection) -> None:
         return
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(common: Path | None) -> None:
     parent = mp.parent_process()
     if parent is not None:
         parent.join()
+    if common:
+        shutil.rmtree(common, ignore_errors=True)
     os._exit(1)

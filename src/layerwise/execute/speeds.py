@@ -67,7 +67,7 @@ class Kind:
         pool, rows = torch.randn(size, *self.shape, dtype=dtype), torch.arange(size)
         pool = pool.to(memory_format=layout(channels_last=self.run.recipes[0].channels_last))
         part = Part(pool, rows, rows % len(task.classes))
-        return Feed({"train": part, "test": part}, torch.from_numpy(codes(task)).to(dtype), task.is_bits)
+        return Feed({"train": part, "test": part}, torch.from_numpy(codes(task)).to(dtype), task.is_bits, "noise")
 
     def net(self) -> nn.Module:
         """A fresh net."""
@@ -125,7 +125,15 @@ def _bytes(kind: Kind) -> int:
     step = _step(kind, 0, 1)
     with as_workers_do(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         step()
-    return sum(saved.values()) + 2 * sum(p.nbytes for p in kind.net().parameters())
+    return sum(saved.values()) + 2 * _trained_bytes(kind)
+
+
+def _trained_bytes(kind: Kind) -> int:
+    """The parameters behind the layers that are computed once."""
+    net = kind.net()
+    named = dict(net.named_parameters())
+    rest = layers(net, torch.zeros(1, *kind.shape, dtype=next(net.parameters()).dtype))[frozen_depth(kind.run, 0) :]
+    return sum(named[name].nbytes for layer in rest for name in layer.parameters)
 
 
 def _seconds(action: Callable[[], object]) -> float:

@@ -6,14 +6,16 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from layerwise.data.dataset import DataSet, load
 from layerwise.errors import Diverged, LayersError, LayerwiseError, StoreError
 from layerwise.execute.plan import Unit
 from layerwise.execute.processor import settle
+from layerwise.features import Shelf
 from layerwise.feed import Feed, feeds
 from layerwise.fleet import train_fleet
 from layerwise.nets.weights import net_state
@@ -21,11 +23,9 @@ from layerwise.prefix import Prefix
 from layerwise.result import record, restore, tensors
 from layerwise.run import Run, Weights, key
 from layerwise.store import Damaged, Store
+from layerwise.tasks import Task
 from layerwise.train import Trained, train, whole
 
-Held = TypeVar("Held")
-
-FEEDS_HELD = 2
 SOURCES_HELD = 16
 
 
@@ -40,8 +40,10 @@ class Setting:
     forecast: Mapping[str, float] = field(default_factory=dict)  # seconds by key, kept beside what it then took
     device: str = "cpu"
     deterministic: bool = False  # on a GPU; a CPU always is
-    memory: int = 2**30  # bytes for what frozen layers give, of each process
+    memory: int = 2**30  # bytes of each process for images, and as many for what frozen layers make of them
     disk: int = 0  # ... and where that is not enough
+    common: Path | None = None  # a folder for features that several processes compute together
+    tasks: tuple[Task, ...] = ()  # of the whole plan: those of the same classes have one pool of images
 
     @property
     def is_reference(self) -> bool:
@@ -70,7 +72,7 @@ class Worker:
     """Does units one after the other, and remembers data, sources and features that the next may use again."""
 
     setting: Setting
-    feeds: "OrderedDict[Any, list[Feed]]" = field(default_factory=OrderedDict)
+    feeds: "OrderedDict[Any, dict[Task, Feed]]" = field(default_factory=OrderedDict)
     sources: "OrderedDict[str, Trained]" = field(default_factory=OrderedDict)
     notes: list[str] = field(default_factory=list)
 
@@ -78,7 +80,7 @@ class Worker:
         settle(deterministic=self.setting.deterministic)
         self.store = Store(self.setting.store)
         self.data: dict[str, DataSet] = {}
-        self.prefix = Prefix(self.setting.memory, self.setting.disk)
+        self.prefix = self._prefix()
 
     def do(self, unit: Unit, *, wait: bool = False) -> list[Outcome]:
         """Make sure that the store has the unit's runs; never raises for what is wrong with these runs alone.
@@ -118,9 +120,12 @@ class Worker:
         (run,) = unit.todo
         return [Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): {what}")]
 
+    def _prefix(self) -> Prefix:
+        return Prefix(Shelf(self.setting.memory, self.setting.disk, self.setting.common))
+
     def _forget(self) -> None:
         """Let go of all that can be made or read again."""
-        self.prefix = Prefix(self.setting.memory, self.setting.disk)
+        self.prefix = self._prefix()
         self.feeds.clear()
         self.sources.clear()
         if self.setting.device != "cpu":
@@ -150,7 +155,7 @@ class Worker:
         todo = unit.todo
         places = [run if key(run) in unit.missing else todo[0] for run in unit.runs]
         places += todo[:1] * (unit.width - len(places))
-        food = self._feeds([*unit.runs, *unit.runs[:1] * (unit.width - len(unit.runs))], places)
+        food = [self._feed(run) for run in places]
         sources = [self._source(run, food[0].shape) for run in places]
         start = time.perf_counter()
         trained: Sequence[Trained | Diverged]
@@ -182,7 +187,10 @@ class Worker:
             self.sources[name] = (
                 self._given(source, run.net, shape) if isinstance(source, Weights) else self._restored(source)
             )
-        return _remember(self.sources, name, self.sources[name], SOURCES_HELD)
+        self.sources.move_to_end(name)
+        while len(self.sources) > SOURCES_HELD:
+            self.sources.popitem(last=False)
+        return self.sources[name]
 
     def _given(self, source: Weights, net: str, shape: tuple[int, int, int]) -> Trained:
         """Weights that were not trained here: where they began is not known."""
@@ -206,19 +214,28 @@ class Worker:
             except Damaged as error:
                 raise LayersError(f"its source cannot be read ({error}); the same command makes it anew") from error
 
-    def _feeds(self, runs: Sequence[Run], places: Sequence[Run]) -> list[Feed]:
-        """What each place is fed with; the pool has the images of all runs of the unit, finished ones too."""
-        tasks = tuple(run.task for run in runs)
-        first = runs[0]
-        wanted = (tasks, first.net, first.recipes[0].dtype_name, first.recipes[0].channels_last)
-        if wanted not in self.feeds:
-            digest = first.task.data
-            if digest not in self.data:
-                self.data[digest] = load(self.setting.data[digest])
-            self.feeds[wanted] = feeds(tasks, self.data[digest], *wanted[1:], self.setting.device)
-        held = _remember(self.feeds, wanted, self.feeds[wanted], FEEDS_HELD)
-        found = dict(zip(tasks, held, strict=True))
-        return [found[run.task] for run in places]
+    def _feed(self, run: Run) -> Feed:
+        """What a run is fed with; all tasks of the plan that have its classes share a pool."""
+        task, recipe = run.task, run.recipes[0]
+        how = (run.net, recipe.dtype_name, recipe.channels_last)
+        wanted = (task.data, task.classes, *how)
+        if task not in self.feeds.get(wanted, {}):
+            if task.data not in self.data:
+                self.data[task.data] = load(self.setting.data[task.data])
+            alike = [t for t in self.setting.tasks if (t.data, t.classes) == (task.data, task.classes)]
+            tasks = list(dict.fromkeys([*alike, task]))
+            made = feeds(tasks, self.data[task.data], *how, self.setting.device)
+            self.feeds[wanted] = dict(zip(tasks, made, strict=True))
+        self.feeds.move_to_end(wanted)
+        while len(self.feeds) > 1 and sum(map(_bytes, self.feeds.values())) > self.setting.memory:
+            self.feeds.popitem(last=False)
+        return self.feeds[wanted][task]
+
+
+def _bytes(held: Mapping[Task, Feed]) -> int:
+    """What the pool of these tasks takes."""
+    pool = next(iter(held.values())).pool
+    return pool.nbytes if isinstance(pool, Tensor) else 0
 
 
 def _train_one(run: Run, fed: Feed, source: Trained | None, ahead: Any) -> Trained | Diverged:
@@ -248,11 +265,3 @@ def orphaned(unit: Unit, lost: Container[str]) -> list[Outcome]:
         for run in unit.todo
         if isinstance(run.source, Run) and key(run.source) in lost
     ]
-
-
-def _remember(held: "OrderedDict[Any, Held]", name: object, value: Held, most: int) -> Held:
-    """Keep what was used last, and forget the oldest."""
-    held.move_to_end(name)
-    while len(held) > most:
-        held.popitem(last=False)
-    return value

@@ -84,5 +84,5 @@ def stream(run: Run, data: DataSet, device: torch.device) -> Stream:
     }
     found = architecture(run.net)
     mean, std = (torch.tensor(values, dtype=dtype, device=device)[:, None, None] for values in (found.mean, found.std))
-    feed = Feed({}, torch.from_numpy(codes(run.task)).to(device, dtype), run.task.is_bits)
+    feed = Feed({}, torch.from_numpy(codes(run.task)).to(device, dtype), run.task.is_bits, run.task.data)
     return Stream(data.images, parts, mean, std, feed)
