@@ -30,7 +30,7 @@ from layerwise.execute.work import Outcome, Setting
 from layerwise.run import Run, key
 from layerwise.store import Store
 
-from making import RECIPE, contents, grid, setting
+from making import RECIPE, assert_close, contents, grid, planned, setting
 
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'layerwise[cluster]')")
 
@@ -138,28 +138,9 @@ def machines() -> Iterator[Machines]:
     connection._reread_token()
 
 
-def of(runs: list[Run], here: Setting) -> Plan:
-    store = Store(here.store)
-    return plan(runs, lambda name, weights: store.has(name, weights=weights))
-
-
-def agree(one: Path, two: Path) -> None:
-    """Two stores have the same runs, with the same curves and weights to 1e-10."""
-    first, second = contents(one), contents(two)
-    assert first.keys() == second.keys()
-    for name in first:
-        (curve, steps, flops, weights), (curve2, steps2, flops2, weights2) = first[name], second[name]  # type: ignore[misc]
-        assert [point[:3] for point in curve] == [point[:3] for point in curve2]
-        assert [point[3] for point in curve] == pytest.approx([point[3] for point in curve2], abs=1e-10)
-        assert (steps, flops, weights is None) == (steps2, flops2, weights2 is None)
-        if weights is not None:
-            tensors, tensors2 = load_tensors(weights), load_tensors(weights2)
-            assert all(tensors[n].sub(tensors2[n]).abs().max() <= 1e-10 for n in tensors | tensors2)
-
-
 def alone(runs: list[Run], here: Setting) -> Path:
     """The store that the serial executor fills."""
-    assert all(outcome.is_stored for outcome in serial.execute(of(runs, here), here))
+    assert all(outcome.is_stored for outcome in serial.execute(planned(runs, here.store), here))
     return here.store
 
 
@@ -173,22 +154,22 @@ def test_two_nodes_give_what_the_serial_executor_gives_and_ray_says_nothing(
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
     answers_sigterm = signal.getsignal(signal.SIGTERM)
     capfd.readouterr()
-    outcomes = list(cluster.execute(of(runs, here), here, machines.address))
+    outcomes = list(cluster.execute(planned(runs, here.store, width=2), here, machines.address))
     assert capfd.readouterr() == ("", "")
     assert signal.getsignal(signal.SIGTERM) is answers_sigterm
     assert not ray.is_initialized()
     assert sorted(outcome.key for outcome in outcomes) == sorted(map(key, runs))
     assert {(outcome.state, outcome.notes) for outcome in outcomes} == {("done", ())}
-    agree(here.store, alone(runs, setting(tmp_path / "serial", blobs, runs)))
-    assert list(cluster.execute(of(runs, here), here, machines.address)) == []
+    assert_close(contents(here.store), contents(alone(runs, setting(tmp_path / "serial", blobs, runs))))
+    assert list(cluster.execute(planned(runs, here.store, width=2), here, machines.address)) == []
 
 
 def test_a_client_outside_the_cluster_does_the_same(machines: Machines, blobs: DataSet, tmp_path: Path) -> None:
     runs = grid(blobs, sources=1, recipe=EXACT)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
-    outcomes = list(cluster.execute(of(runs, here), here, f"ray://127.0.0.2:{machines.client_port}"))
+    outcomes = list(cluster.execute(planned(runs, here.store, width=2), here, f"ray://127.0.0.2:{machines.client_port}"))
     assert [outcome.state for outcome in outcomes] == ["done"] * len(runs)
-    agree(here.store, alone(runs, setting(tmp_path / "serial", blobs, runs)))
+    assert_close(contents(here.store), contents(alone(runs, setting(tmp_path / "serial", blobs, runs))))
 
 
 def lose(machines: Machines, store: Path, whole_node: bool) -> None:
@@ -209,7 +190,7 @@ def test_what_was_lost_in_the_middle_is_done_again(
 ) -> None:
     runs = grid(blobs, recipe=LONG)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
-    execution = cluster.execute(of(runs, here), here, machines.address)
+    execution = cluster.execute(planned(runs, here.store, width=2), here, machines.address)
     outcomes = [next(execution)]
     lose(machines, here.store, whole_node)
     capfd.readouterr()
@@ -224,7 +205,7 @@ def test_what_was_lost_in_the_middle_is_done_again(
         if whole_node
         else {"its process died (killed, or out of memory)"}
     )
-    agree(here.store, alone(runs, setting(tmp_path / "serial", blobs, runs)))
+    assert_close(contents(here.store), contents(alone(runs, setting(tmp_path / "serial", blobs, runs))))
 
 
 @pytest.mark.soak
@@ -234,7 +215,7 @@ def test_lost_again_and_again(machines: Machines, blobs: DataSet, tmp_path: Path
     runs = grid(blobs, sources=3, recipe=LONG)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
     outcomes = []
-    for outcome in cluster.execute(of(runs, here), here, machines.address):
+    for outcome in cluster.execute(planned(runs, here.store, width=2), here, machines.address):
         outcomes.append(outcome)
         if len(outcomes) in {1, 4, 7}:
             time.sleep(draw.uniform(0, 0.5))
@@ -242,7 +223,7 @@ def test_lost_again_and_again(machines: Machines, blobs: DataSet, tmp_path: Path
                 lose(machines, here.store, draw.random() < 0.5)
     assert sorted(outcome.key for outcome in outcomes) == sorted(map(key, runs))
     assert all(outcome.is_stored for outcome in outcomes), outcomes
-    agree(here.store, alone(runs, setting(tmp_path / "serial", blobs, runs)))
+    assert_close(contents(here.store), contents(alone(runs, setting(tmp_path / "serial", blobs, runs))))
 
 
 DRIVER = """
@@ -250,13 +231,13 @@ import sys
 from pathlib import Path
 from layerwise.data.dataset import load
 from layerwise.execute import cluster
-from test_cluster import LONG, grid, of, setting
+from test_cluster import LONG, grid, planned, setting
 store, address = Path(sys.argv[1]), sys.argv[2]
 data = load(store / "data" / "blobs")
 runs = grid(data, recipe=LONG)
 here = setting(store, data, runs, "cluster")
 try:
-    for outcome in cluster.execute(of(runs, here), here, address, workers=2):
+    for outcome in cluster.execute(planned(runs, here.store, width=2), here, address, workers=2):
         print(outcome.state, flush=True)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -286,17 +267,17 @@ def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
     assert (words.splitlines()[-1], errors, driver.returncode) == ("interrupted", "", 0)
     busy = [process for node in machines.nodes for process in family(node) if process.name().startswith("ray::run ")]
     assert psutil.wait_procs(busy, timeout=10)[1] == []
-    left = of(runs, here)
+    left = planned(runs, here.store, width=2)
     assert 0 < len(left.missing) < len(runs)
     outcomes = list(cluster.execute(left, here, machines.address))
     assert sorted(outcome.key for outcome in outcomes) == sorted(map(key, left.missing))
-    agree(here.store, alone(runs, setting(tmp_path / "serial", blobs, runs)))
+    assert_close(contents(here.store), contents(alone(runs, setting(tmp_path / "serial", blobs, runs))))
 
 
 def test_a_store_that_fails_stops_all_with_its_message(machines: Machines, blobs: DataSet, tmp_path: Path) -> None:
     runs = grid(blobs, sources=1, recipe=LONG)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
-    execution = cluster.execute(of(runs, here), here, machines.address)
+    execution = cluster.execute(planned(runs, here.store, width=2), here, machines.address)
     next(execution)
     here.store.rename(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match=f"^store {here.store} is no longer there; the same command makes it anew$"):
@@ -322,7 +303,7 @@ def test_a_store_that_a_node_does_not_see_is_refused_by_the_name_of_the_node(
     )
     assert node
     with pytest.raises(StudyError, match=r"does not see the data in .*/nowhere; put them where all nodes see them$"):
-        list(cluster.execute(of(runs, here), replace(here, data={"d": tmp_path / "nowhere"}), machines.address))
+        list(cluster.execute(planned(runs, here.store, width=2), replace(here, data={"d": tmp_path / "nowhere"}), machines.address))
     assert contents(here.store) == {}
 
 
@@ -332,7 +313,7 @@ def test_what_no_node_can_give_is_refused_before_anything_is_trained(
     runs = grid(blobs, sources=1)
     here = setting(tmp_path, blobs, runs, "cluster")
     with pytest.raises(StudyError, match=rf"^run {key(runs[0])} \(R6\) needs 90000.0 GB of memory; the most that a"):
-        list(cluster.execute(of(runs, here), here, machines.address, memory=lambda _unit: 90_000 * GB))
+        list(cluster.execute(planned(runs, here.store, width=2), here, machines.address, memory=lambda _unit: 90_000 * GB))
     with pytest.raises(StudyError, match=r"^--device cuda: no node of the cluster has a GPU \(its nodes: "):
-        list(cluster.execute(of(runs, here), here, machines.address, device="cuda"))
+        list(cluster.execute(planned(runs, here.store, width=2), here, machines.address))
     assert contents(here.store) == {}
