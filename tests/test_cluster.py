@@ -18,14 +18,12 @@ from typing import Any
 
 import psutil
 import pytest
-from safetensors.torch import load as load_tensors
 
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StoreError, StudyError
 from layerwise.execute import cluster, connection, nodes, serial
 from layerwise.execute.connection import connected, import_ray
 from layerwise.execute.nodes import CUDA_BYTES, Node, look, request
-from layerwise.execute.plan import Plan, plan
 from layerwise.execute.work import Outcome, Setting
 from layerwise.run import Run, key
 from layerwise.store import Store
@@ -39,8 +37,7 @@ pytestmark = [  # all of them ray's own
     pytest.mark.filterwarnings("ignore:subprocess \\d+ is still running:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-EXACT = replace(RECIPE, precision="float64")
-LONG = replace(EXACT, steps=60, evaluate_every=30)
+LONG = replace(RECIPE, precision="float64", steps=50, evaluate_every=25)
 QUICK = {  # a lost node is noticed in seconds, not in half a minute
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 1000,
@@ -49,6 +46,7 @@ QUICK = {  # a lost node is noticed in seconds, not in half a minute
 }
 SMALL = {"object_store_memory": 80 * 2**20}
 GB = 2**30
+Reference = Callable[[DataSet, list[Run]], dict[str, Any]]
 
 
 class Machines:
@@ -138,19 +136,26 @@ def machines() -> Iterator[Machines]:
     connection._reread_token()
 
 
-def alone(runs: list[Run], here: Setting) -> Path:
-    """The store that the serial executor fills."""
-    assert all(outcome.is_stored for outcome in serial.execute(planned(runs, here.store), here))
-    return here.store
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """What the serial executor makes of runs of LONG; it does them once for all tests."""
+    folder = tmp_path_factory.mktemp("serial")
+
+    def found(data: DataSet, runs: list[Run]) -> dict[str, Any]:
+        here = setting(folder, data, runs)
+        assert all(outcome.is_stored for outcome in serial.execute(planned(runs, folder), here))
+        return {name: content for name, content in contents(folder).items() if name in set(map(key, runs))}
+
+    return found
 
 
 # On a real cluster
 
 
 def test_two_nodes_give_what_the_serial_executor_gives_and_ray_says_nothing(
-    machines: Machines, blobs: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    machines: Machines, blobs: DataSet, tmp_path: Path, reference: Reference, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    runs = grid(blobs, recipe=EXACT)
+    runs = grid(blobs, recipe=LONG)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
     answers_sigterm = signal.getsignal(signal.SIGTERM)
     capfd.readouterr()
@@ -160,16 +165,20 @@ def test_two_nodes_give_what_the_serial_executor_gives_and_ray_says_nothing(
     assert not ray.is_initialized()
     assert sorted(outcome.key for outcome in outcomes) == sorted(map(key, runs))
     assert {(outcome.state, outcome.notes) for outcome in outcomes} == {("done", ())}
-    assert_close(contents(here.store), contents(alone(runs, setting(tmp_path / "serial", blobs, runs))))
+    assert_close(contents(here.store), reference(blobs, runs))
     assert list(cluster.execute(planned(runs, here.store, width=2), here, machines.address)) == []
 
 
-def test_a_client_outside_the_cluster_does_the_same(machines: Machines, blobs: DataSet, tmp_path: Path) -> None:
-    runs = grid(blobs, sources=1, recipe=EXACT)
+def test_a_client_outside_the_cluster_does_the_same(
+    machines: Machines, blobs: DataSet, tmp_path: Path, reference: Reference
+) -> None:
+    runs = grid(blobs, sources=1, recipe=LONG)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
-    outcomes = list(cluster.execute(planned(runs, here.store, width=2), here, f"ray://127.0.0.2:{machines.client_port}"))
+    outcomes = list(
+        cluster.execute(planned(runs, here.store, width=2), here, f"ray://127.0.0.2:{machines.client_port}")
+    )
     assert [outcome.state for outcome in outcomes] == ["done"] * len(runs)
-    assert_close(contents(here.store), contents(alone(runs, setting(tmp_path / "serial", blobs, runs))))
+    assert_close(contents(here.store), reference(blobs, runs))
 
 
 def lose(machines: Machines, store: Path, whole_node: bool) -> None:
@@ -186,7 +195,12 @@ def lose(machines: Machines, store: Path, whole_node: bool) -> None:
 
 @pytest.mark.parametrize("whole_node", [False, True], ids=["process", "node"])
 def test_what_was_lost_in_the_middle_is_done_again(
-    machines: Machines, blobs: DataSet, tmp_path: Path, capfd: pytest.CaptureFixture[str], whole_node: bool
+    machines: Machines,
+    blobs: DataSet,
+    tmp_path: Path,
+    reference: Reference,
+    capfd: pytest.CaptureFixture[str],
+    whole_node: bool,
 ) -> None:
     runs = grid(blobs, recipe=LONG)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
@@ -205,12 +219,14 @@ def test_what_was_lost_in_the_middle_is_done_again(
         if whole_node
         else {"its process died (killed, or out of memory)"}
     )
-    assert_close(contents(here.store), contents(alone(runs, setting(tmp_path / "serial", blobs, runs))))
+    assert_close(contents(here.store), reference(blobs, runs))
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("attempt", range(10))
-def test_lost_again_and_again(machines: Machines, blobs: DataSet, tmp_path: Path, attempt: int) -> None:
+def test_lost_again_and_again(
+    machines: Machines, blobs: DataSet, tmp_path: Path, reference: Reference, attempt: int
+) -> None:
     draw = random.Random(attempt)
     runs = grid(blobs, sources=3, recipe=LONG)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
@@ -223,7 +239,7 @@ def test_lost_again_and_again(machines: Machines, blobs: DataSet, tmp_path: Path
                 lose(machines, here.store, draw.random() < 0.5)
     assert sorted(outcome.key for outcome in outcomes) == sorted(map(key, runs))
     assert all(outcome.is_stored for outcome in outcomes), outcomes
-    assert_close(contents(here.store), contents(alone(runs, setting(tmp_path / "serial", blobs, runs))))
+    assert_close(contents(here.store), reference(blobs, runs))
 
 
 DRIVER = """
@@ -254,7 +270,7 @@ def drive(store: Path, address: str) -> subprocess.Popen[str]:
 
 
 def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
-    machines: Machines, blobs: DataSet, tmp_path: Path
+    machines: Machines, blobs: DataSet, tmp_path: Path, reference: Reference
 ) -> None:
     runs = grid(blobs, recipe=LONG)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
@@ -271,7 +287,7 @@ def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
     assert 0 < len(left.missing) < len(runs)
     outcomes = list(cluster.execute(left, here, machines.address))
     assert sorted(outcome.key for outcome in outcomes) == sorted(map(key, left.missing))
-    assert_close(contents(here.store), contents(alone(runs, setting(tmp_path / "serial", blobs, runs))))
+    assert_close(contents(here.store), reference(blobs, runs))
 
 
 def test_a_store_that_fails_stops_all_with_its_message(machines: Machines, blobs: DataSet, tmp_path: Path) -> None:
@@ -296,14 +312,18 @@ def test_a_store_that_a_node_does_not_see_is_refused_by_the_name_of_the_node(
     moved = replace(here, store=seen)
     node = "127.0.0.3"
     with pytest.raises(StoreError) as caught:
-        list(cluster.execute(of(runs, moved), moved, machines.address))
+        list(cluster.execute(planned(runs, here.store), moved, machines.address))
     assert str(caught.value).startswith(f"node {socket.gethostname()} (127.0.0.")
     assert str(caught.value).endswith(
         f" does not see the store {seen}; pass a --store that all nodes share, at the same path, such as a folder on NFS"
     )
     assert node
     with pytest.raises(StudyError, match=r"does not see the data in .*/nowhere; put them where all nodes see them$"):
-        list(cluster.execute(planned(runs, here.store, width=2), replace(here, data={"d": tmp_path / "nowhere"}), machines.address))
+        list(
+            cluster.execute(
+                planned(runs, here.store, width=2), replace(here, data={"d": tmp_path / "nowhere"}), machines.address
+            )
+        )
     assert contents(here.store) == {}
 
 
@@ -313,7 +333,12 @@ def test_what_no_node_can_give_is_refused_before_anything_is_trained(
     runs = grid(blobs, sources=1)
     here = setting(tmp_path, blobs, runs, "cluster")
     with pytest.raises(StudyError, match=rf"^run {key(runs[0])} \(R6\) needs 90000.0 GB of memory; the most that a"):
-        list(cluster.execute(planned(runs, here.store, width=2), here, machines.address, memory=lambda _unit: 90_000 * GB))
+        list(
+            cluster.execute(
+                planned(runs, here.store, width=2), here, machines.address, memory=lambda _unit: 90_000 * GB
+            )
+        )
+    there = replace(here, device="cuda")
     with pytest.raises(StudyError, match=r"^--device cuda: no node of the cluster has a GPU \(its nodes: "):
-        list(cluster.execute(planned(runs, here.store, width=2), here, machines.address))
+        list(cluster.execute(planned(runs, here.store), there, machines.address))
     assert contents(here.store) == {}
