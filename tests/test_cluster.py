@@ -38,12 +38,6 @@ pytestmark = [  # all of them ray's own
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 LONG = replace(RECIPE, precision="float64", steps=50, evaluate_every=25)
-QUICK = {  # a lost node is noticed in seconds, not in half a minute
-    "health_check_initial_delay_ms": 1000,
-    "health_check_period_ms": 1000,
-    "health_check_timeout_ms": 3000,
-    "health_check_failure_threshold": 3,
-}
 SMALL = {"object_store_memory": 80 * 2**20}
 GB = 2**30
 Reference = Callable[[DataSet, list[Run]], dict[str, Any]]
@@ -62,7 +56,7 @@ class Machines:
             initialize_head=True,
             head_node_args={
                 "num_cpus": 0, "node_ip_address": "127.0.0.2", "include_dashboard": False, "temp_dir": self.folder,
-                "_system_config": QUICK, "ray_client_server_port": self.client_port, **SMALL,
+                "ray_client_server_port": self.client_port, **SMALL,
             },
         )  # fmt: skip
         self.nodes = [self.add(), self.add()]
@@ -128,6 +122,7 @@ def machines() -> Iterator[Machines]:
         patch.setenv("RAY_AUTH_MODE", "token")  # nobody else on this network is to run code here
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "120")  # this machine may be busy
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         connection._reread_token()
         made = Machines()
@@ -333,11 +328,7 @@ def test_what_no_node_can_give_is_refused_before_anything_is_trained(
     runs = grid(blobs, sources=1)
     here = setting(tmp_path, blobs, runs, "cluster")
     with pytest.raises(StudyError, match=rf"^run {key(runs[0])} \(R6\) needs 90000.0 GB of memory; the most that a"):
-        list(
-            cluster.execute(
-                planned(runs, here.store, width=2), here, machines.address, memory=lambda _unit: 90_000 * GB
-            )
-        )
+        list(cluster.execute(planned(runs, here.store), here, machines.address, memory=lambda _unit: 90_000 * GB))
     there = replace(here, device="cuda")
     with pytest.raises(StudyError, match=r"^--device cuda: no node of the cluster has a GPU \(its nodes: "):
         list(cluster.execute(planned(runs, here.store), there, machines.address))
