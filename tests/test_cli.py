@@ -88,7 +88,14 @@ MISTAKES = {
     "unknown scale": (["gutstein", *GOOD, "--scale", "papre"],
         "StudyError: unknown scale 'papre'; did you mean 'paper'? (known: demo, paper)"),
     "unknown executor": (["gutstein", *GOOD, "--executor", "locl"],
-        "StudyError: unknown executor 'locl'; did you mean 'local'? (known: local, serial)"),
+        "StudyError: unknown executor 'locl'; did you mean 'local'? (known: cluster, local, serial)"),
+    "an address for this machine": (["gutstein", *GOOD, "--address", "auto"],
+        "StudyError: --address auto is for --executor cluster; pass both, or neither"),
+    "nobody there": (["gutstein", *GOOD, "--executor", "cluster", "--address", "127.0.0.1:1"],
+        "StudyError: --address 127.0.0.1:1: no cluster answers at 127.0.0.1:1 ([Errno 111] Connection refused); "
+        "start one with `ray start --head`, or pass --address local for a private one"),
+    "no address": (["gutstein", *GOOD, "--executor", "cluster", "--address", "here"],
+        "StudyError: --address 'here' is none of auto, local, HOST:PORT, ray://HOST:PORT"),
     "unknown option": (["gutstein", "--sedes", "3"],
         "UsageError: No such option: --sedes (Possible options: --classes, --seeds, --steps) "
         "(see `layerwise study --help`)"),
@@ -301,6 +308,8 @@ def test_help_is_quick_and_imports_nothing_large() -> None:
         ("layerwise study gutstein --data n", ["npz:"]),
         ("layerwise study gutstein --net lenet5r", ["lenet5relu"]),
         ("layerwise study gutstein --scale p", ["paper"]),
+        ("layerwise study gutstein --executor c", ["cluster"]),
+        ("layerwise study gutstein --address r", ["ray://"]),
     ],
 )
 def test_the_shell_completes_names(words: str, completed: list[str]) -> None:

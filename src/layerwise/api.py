@@ -47,6 +47,7 @@ def study(
     store: str | Path = "layerwise-store",
     out: str | Path | None = None,
     executor: str = "local",
+    address: str | None = None,
     workers: int | None = None,
     device: str = "auto",
     deterministic: bool = False,
@@ -71,10 +72,10 @@ def study(
         k: v for k, v in locals().items() if k not in {"listener", "command", "quiet", "dry_run"} and v is not None
     }
     module = study_module(name)
-    means = Means(executor, workers, device, deterministic, keep)
+    means = Means(executor, workers, device, deterministic, keep, address)
     shelf = Store(Path(store))
     opened, place = open_data(data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable)
-    check_precision(precision, means.place)
+    check_precision(precision, means)
     request = Request(
         opened, net, scale, seeds, trials, None if shots is None else tuple(shots), steps, source_steps, classes, known,
         split, hold_out, precision, channels_last,
@@ -107,6 +108,7 @@ def train_all(
     *,
     store: str | Path = "layerwise-store",
     executor: str = "local",
+    address: str | None = None,
     workers: int | None = None,
     device: str = "auto",
     deterministic: bool = False,
@@ -122,7 +124,7 @@ def train_all(
     place = shelf.folder / "data" / data.digest
     if not place.exists():
         save(data, place)
-    means = Means(executor, workers, device, deterministic, keep)
+    means = Means(executor, workers, device, deterministic, keep, address)
     job = Job(runs, shelf, data, {data.digest: place}, means, listener or Terminal())
     job.complete()
     if job.failures:

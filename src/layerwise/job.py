@@ -1,23 +1,21 @@
 """The way from wanted runs to their records: plan, forecast, train what is missing, read everything back."""
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError, unknown
-from layerwise.execute import local, serial
-from layerwise.execute.forecast import Forecast, Size, forecast
-from layerwise.execute.plan import Plan, grouped, ordered, plan
-from layerwise.execute.processor import has_bfloat16
+from layerwise.execute import cluster, local, serial
+from layerwise.execute.forecast import PROCESS_MEGABYTES, Forecast, Size, forecast, unit_bytes
+from layerwise.execute.plan import Plan, Unit, grouped, ordered, plan
+from layerwise.execute.processor import has_bfloat16, room
 from layerwise.execute.widths import Widths
 from layerwise.execute.work import Outcome, Setting
 from layerwise.progress import Quiet
@@ -25,9 +23,8 @@ from layerwise.run import PRECISIONS, Run, key
 from layerwise.store import Damaged, Record, Store
 from layerwise.tasks import Task, examples
 
-EXECUTORS = ("local", "serial")
+EXECUTORS = ("local", "serial", "cluster")
 ATTEMPTS = 3  # at reading everything back whole
-FEATURES = 0.3  # of the free memory, and of the free disk, for what frozen layers give
 
 
 @dataclass(frozen=True)
@@ -35,10 +32,11 @@ class Means:
     """How runs are to be trained: by what, on what, and what is kept of them. None of it alters a result."""
 
     executor: str = "local"
-    workers: int | None = None  # processes; by default one per core
+    workers: int | None = None  # processes; by default one per core, on a cluster all that it has room for
     device: str = "auto"
     deterministic: bool = False  # on a GPU; a CPU always is
     keep: bool = False  # the weights of every run, not only of sources
+    address: str | None = None  # of a cluster: auto, local, HOST:PORT, ray://HOST:PORT
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
@@ -49,26 +47,45 @@ class Means:
             raise StudyError(f"--workers {self.workers} is for --executor local; serial is one process")
         if self.device not in {"auto", "cpu", "cuda"}:
             raise StudyError(unknown("device", self.device, ("auto", "cpu", "cuda")))
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise StudyError("--device cuda: PyTorch finds no GPU here; pass --device cpu")
+        if self.address is not None and self.executor != "cluster":
+            raise StudyError(f"--address {self.address} is for --executor cluster; pass both, or neither")
+        if self.device == "cuda" and not self.offer[1]:
+            where = "no node of the cluster has a GPU" if self.is_elsewhere else "PyTorch finds no GPU here"
+            raise StudyError(f"--device cuda: {where}; pass --device cpu")
+
+    @cached_property
+    def offer(self) -> tuple[int, int]:
+        """How many processors and GPUs there are."""
+        if self.is_elsewhere:
+            return cluster.offer(self.address or "auto")
+        return len(os.sched_getaffinity(0)), torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Is it for other machines to say what they have and can?"""
+        return self.executor == "cluster" and self.address != "local"
 
     @property
     def place(self) -> str:
         """The device: a GPU if there is one and nothing else was asked for."""
-        return "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
+        return "cuda" if self.device != "cpu" and self.offer[1] else "cpu"
 
     @property
     def processes(self) -> int:
         """How many train at once: one per core, or one for a GPU, which is full with one."""
         if self.executor == "serial":
             return 1
-        return self.workers or (len(os.sched_getaffinity(0)) if self.place == "cpu" else 1)
+        processors, gpus = self.offer
+        return self.workers or max(1, processors if self.place == "cpu" else gpus if self.is_elsewhere else 1)
 
 
-def check_precision(precision: str, device: str) -> None:
+def check_precision(precision: str, means: Means) -> None:
     """Raise StudyError where the device does not calculate like this, and would only imitate it."""
+    device = means.place
     if precision not in PRECISIONS:
         raise StudyError(unknown("precision", precision, PRECISIONS))
+    if means.is_elsewhere:
+        return  # the executor looks at each node
     if precision == "bfloat16" and device == "cpu" and not has_bfloat16():
         raise StudyError("--precision bfloat16: this processor does not calculate in bfloat16; pass float32")
     if precision == "tf32" and not (device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)):
@@ -95,7 +112,8 @@ class Job:
         """What is missing, with its forecast, told to the user."""
         made = plan(self.wanted, lambda name, weights: self.store.has(name, weights=weights), keep=self.means.keep)
         if made.missing and self.means.executor != "serial":
-            widths, shape = Widths(os.cpu_count() or 1), self.data.images.shape[1:]
+            cores = self.means.processes if self.means.is_elsewhere else os.cpu_count() or 1
+            widths, shape = Widths(cores), self.data.images.shape[1:]
             made = grouped(made, lambda run, count: widths.of(run, count, shape))
         self.forecast = forecast(made, self.size, self.means.processes)
         made = ordered(made, self.forecast.units)
@@ -147,16 +165,17 @@ class Job:
 
     def _execute(self, made: Plan) -> None:
         means = self.means
+        memory, disk = room(means.processes)
         setting = Setting(
             store=self.store.folder.absolute(),
-            data=self.folders,
+            data={digest: folder.absolute() for digest, folder in self.folders.items()},
             kept=made.kept,
             executor=means.executor,
             forecast=made.seconds,
             device=means.place,
             deterministic=means.deterministic,
-            memory=int(FEATURES * psutil.virtual_memory().available / means.processes),
-            disk=int(FEATURES * shutil.disk_usage(tempfile.gettempdir()).free / means.processes),
+            memory=memory,
+            disk=disk,
             tasks=tuple(dict.fromkeys(run.task for run in made.runs)),
         )
         try:
@@ -170,7 +189,14 @@ class Job:
     def _outcomes(self, made: Plan, setting: Setting) -> Iterator[Outcome]:
         if self.means.executor == "serial":
             return serial.execute(made, setting)
+        if self.means.executor == "cluster":
+            address, workers = self.means.address or "auto", self.means.workers
+            return cluster.execute(made, setting, address, memory=self._bytes, workers=workers)
         return local.execute(made, setting, self.means.processes)
+
+    def _bytes(self, unit: Unit) -> int:
+        """Bytes that a unit takes of its device: images, steps, and on the CPU the process itself."""
+        return unit_bytes(unit, self.size) + (PROCESS_MEGABYTES * 2**20 if self.means.place == "cpu" else 0)
 
     def _collect(self, made: Plan) -> bool:
         """Read every finished run; gives whether any was damaged."""

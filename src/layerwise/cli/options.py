@@ -22,7 +22,17 @@ PRECISIONS = {  # a test holds their names to layerwise.run
     "bfloat16": "half the bits, where the processor has it",
     "tf32": "single with TF32 products, on GPUs that have it",
 }
-EXECUTORS = {"local": "a process per core", "serial": "this process alone"}
+EXECUTORS = {
+    "local": "a process per core",
+    "serial": "this process alone",
+    "cluster": "the nodes of a Ray cluster, see --address",
+}
+ADDRESSES = {  # of clusters
+    "auto": "the one started on this machine",
+    "local": "a private one, of --workers processes",
+    "HOST:PORT": "as `ray start --head` printed it",
+    "ray://HOST:PORT": "from outside the cluster",
+}
 
 
 def study_names(incomplete: str) -> list[str]:
@@ -46,6 +56,7 @@ def among(names: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 net_names, scales, executors, devices, precisions = map(among, (NET_NAMES, SCALES, EXECUTORS, DEVICES, PRECISIONS))
+addresses = among(["auto", "local", "ray://"])
 
 
 def whole(text: str) -> int:

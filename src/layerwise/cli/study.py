@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from layerwise.cli.options import (
+    ADDRESSES,
     DEVICES,
     EXECUTORS,
     PRECISIONS,
     SCALES,
     STORE,
     StoreOption,
+    addresses,
     data_names,
     devices,
     executors,
@@ -117,9 +119,21 @@ def study(
             help="; ".join(f"{k}: {v}" for k, v in EXECUTORS.items()),
         ),
     ] = "local",
+    address: Annotated[
+        str | None,
+        _running(
+            metavar="ADDRESS",
+            autocompletion=addresses,
+            help="Where the cluster is; " + "; ".join(f"{k}: {v}" for k, v in ADDRESSES.items()) + ".  [default: auto]",
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
-        _running(metavar="K", parser=whole, help="Processes of the local executor.  [default: one per core]"),
+        _running(
+            metavar="K",
+            parser=whole,
+            help="Processes at once.  [default: one per core; on a cluster, all that it has room for]",
+        ),
     ] = None,
     device: Annotated[
         str,
@@ -151,7 +165,7 @@ def study(
             name, data=data, net=net, scale=scale, seeds=seeds, trials=trials, shots=numbers("--shots", shots),
             steps=steps, source_steps=source_steps, classes=classes, known=known, split=split, hold_out=hold_out,
             resize=resize, grey=grey, skip_unreadable=skip_unreadable, store=store, out=folder, executor=executor,
-            workers=workers, device=device, deterministic=deterministic, precision=precision,
+            address=address, workers=workers, device=device, deterministic=deterministic, precision=precision,
             channels_last=channels_last, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
     except KeyboardInterrupt as interruption:

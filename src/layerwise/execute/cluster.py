@@ -11,25 +11,35 @@ import os
 import re
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
+
+import torch
 
 from layerwise.errors import StoreError, StudyError
 from layerwise.execute.connection import connected, import_ray
+from layerwise.execute.local import Queue
 from layerwise.execute.nodes import ONE_THREAD, Request, living, not_seen, request, survey
-from layerwise.execute.plan import Plan
-from layerwise.execute.work import Outcome, Setting, Worker, orphaned
+from layerwise.execute.plan import Plan, Unit
+from layerwise.execute.processor import FEATURES, room
+from layerwise.execute.work import Outcome, Setting, Worker
 from layerwise.run import Run, key
 from layerwise.store import Store
 
-REDONE = 2  # times that a lost unit is done again
+TRIES = 3  # at a unit that is lost each time
 SENT_AHEAD = 1000  # tasks that ray holds at once: more than any cluster runs, few enough to look through often
 LOOK_EVERY = 10  # seconds between two looks at whether somebody is left to do the work
 PATIENCE = 300  # seconds for a node to join again where none is left that could do it
+
+
+def offer(address: str) -> tuple[int, int]:
+    """How many processors and GPUs the cluster at `address` has now; StudyError where none answers there."""
+    ray = import_ray()
+    with connected(ray, address):
+        nodes = living(ray)
+        return int(sum(node.cpus for node in nodes)), int(sum(node.gpus for node in nodes))
 
 
 def execute(
@@ -37,58 +47,37 @@ def execute(
     setting: Setting,
     address: str,
     *,
-    device: str = "cpu",
-    memory: Callable[["Unit"], int] = lambda _unit: 0,
+    memory: Callable[[Unit], int] = lambda _unit: 0,
     workers: int | None = None,
 ) -> Iterator[Outcome]:
     """Do the missing runs on the cluster at `address`, and give the outcome of each as it ends, in whatever order.
 
-    The address is `auto` (the one started on this machine), `HOST:PORT`, `ray://HOST:PORT`, or `local`: a private one
-    of so many `workers`. `memory` forecasts the bytes that a unit needs on its device, 0 where that is not known.
-    Stopped at any moment, it leaves the cluster running and nothing of its own on it. Raises StudyError or StoreError,
-    before anything is trained, where the cluster cannot do the work; and StoreError where the store fails.
+    The address is `auto` (the one started on this machine), `HOST:PORT`, `ray://HOST:PORT`, or `local`: a private one.
+    `memory` forecasts the bytes that a unit needs on its device, 0 where that is not known; `workers` is how many units
+    are done at once, by default as many as there is room for. Stopped at any moment, it leaves the cluster running and
+    nothing of its own on it. Raises StudyError or StoreError, before anything is trained, where the cluster cannot do
+    the work; and StoreError where the store fails.
     """
-    units = _units(plan)
-    if not units:
+    if not plan.units:
         return
     ray = import_ray()
+    precisions = {recipe.precision for unit in plan.units for recipe in unit.runs[0].recipes}
     with connected(ray, address, workers), _marked(setting) as mark:
-        nodes, notes = survey(ray, setting.store, list(setting.data.values()), mark)
-        asked = [request(memory(unit), device, nodes, _title(unit)) for unit in units]
-        queue = _Queue(map(_Task, units, asked), setting)
+        nodes, notes = survey(ray, setting, precisions, mark)
+        asked = {_name(unit): request(memory(unit), setting.device, nodes, _title(unit)) for unit in plan.units}
+        queue = _Queue(plan, setting)
         sender = _Sender(ray, setting, mark)
         try:
             while queue.pending:
-                for task in queue.take(SENT_AHEAD - len(sender.sent)):
-                    sender.send(task)
-                for task, answer in sender.answers():
-                    for outcome in queue.settle(task, answer):
+                yield from queue.orphans()
+                while len(sender.sent) < (workers or SENT_AHEAD) and (task := queue.take()):
+                    sender.send(*task, asked[_name(task[0])])
+                for unit, answer in sender.answers():
+                    for outcome in queue.settle(unit, answer):
                         yield replace(outcome, notes=(*notes, *outcome.notes))
                         notes = ()
         finally:
             sender.cancel()
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A unit on its way: what it asks for, how often it was lost, and how."""
-
-    unit: "Unit"
-    request: Request
-    wait: bool = False  # for other processes that train its runs
-    losses: tuple[str, ...] = ()
-
-    @cached_property
-    def sources(self) -> frozenset[str]:
-        """What must have ended before it can start."""
-        return frozenset(key(run.source) for run in self.unit.runs if run.source)
-
-    @property
-    def missing(self) -> list[Run]:
-        return [run for run in self.unit.runs if key(run) in self.unit.missing]
-
-    def without(self, keys: Iterable[str]) -> "_Task":
-        return replace(self, unit=replace(self.unit, missing=self.unit.missing - frozenset(keys)))
 
 
 @dataclass(frozen=True)
@@ -98,62 +87,37 @@ class _Lost:
     how: str
 
 
-Answer = list[Outcome] | _Lost
+class _Queue(Queue):
+    """The queue of units, which also remembers how some were lost."""
 
+    tries = TRIES
 
-class _Queue:
-    """The units that wait: which can start, which others hold, which were lost with their process, node or source."""
-
-    def __init__(self, tasks: Iterable[_Task], setting: Setting) -> None:
-        self.waiting = deque(tasks)
+    def __init__(self, plan: Plan, setting: Setting) -> None:
+        super().__init__(plan)
         self.setting = setting
-        self.pending = {name for task in self.waiting for name in task.unit.missing}
-        self.lost: set[str] = set()
+        self.losses: dict[str, tuple[str, ...]] = {}
 
-    def take(self, most: int) -> list[_Task]:
-        """At most so many tasks whose sources are not still to be done, in order."""
-        ready = [task for task in self.waiting if task.sources.isdisjoint(self.pending)][: max(most, 0)]
-        taken = set(map(id, ready))
-        self.waiting = deque(task for task in self.waiting if id(task) not in taken)
-        return ready
-
-    def settle(self, task: _Task, answer: Answer) -> list[Outcome]:
-        """Take what became of a task; gives the outcomes of its runs, except of those to be done again."""
+    def settle(self, unit: Unit, answer: Sequence[Outcome] | _Lost | None) -> list[Outcome]:
+        """Take what became of a unit; gives the outcomes of its runs, unless they are to be done again."""
         if isinstance(answer, _Lost):
-            task = replace(task, losses=(*task.losses, answer.how))
-            if len(task.losses) <= REDONE:
-                self.waiting.appendleft(task)
-                return []
-            answer = [self._given_up(run, task) for run in task.missing]
-        ended = [outcome for outcome in answer if outcome.state != "busy"]
-        if left := task.without(outcome.key for outcome in ended).missing:
-            names = {key(run) for run in left}
-            self.waiting.append(replace(task, wait=True, unit=replace(task.unit, missing=frozenset(names))))
-        if ended and task.losses:
-            told = f"done again: {'; '.join(task.losses)}"
-            ended[0] = replace(ended[0], notes=(*ended[0].notes, f"{_title(task.unit)} was {told}"))
-        return [*self._end(ended), *self._orphans(ended)]
+            self.losses[_name(unit)] = (*self.losses.get(_name(unit), ()), answer.how)
+            return super().settle(unit, None)
+        ended = super().settle(unit, answer)
+        if ended and (losses := self.losses.get(_name(unit))):
+            note = f"{_title(unit)} was done again: {'; '.join(losses)}"
+            ended[0] = replace(ended[0], notes=(*ended[0].notes, note))
+        return ended
 
-    def _given_up(self, run: Run, task: _Task) -> Outcome:
-        name = key(run)
-        if Store(self.setting.store).has(name, weights=name in self.setting.kept):
-            return Outcome(name, "stored")  # before it was lost
-        tries = f"tried {len(task.losses)} times, and each time its process or node was lost: {'; '.join(task.losses)}"
-        return Outcome(name, "failed", f"run {name} ({run.treatment}): {tries}")
-
-    def _end(self, outcomes: list[Outcome]) -> list[Outcome]:
-        self.pending.difference_update(outcome.key for outcome in outcomes)
-        self.lost.update(outcome.key for outcome in outcomes if not outcome.is_stored)
-        return outcomes
-
-    def _orphans(self, ended: list[Outcome]) -> list[Outcome]:
-        """The outcomes of waiting runs whose source, or its source, was lost just now."""
-        if all(outcome.is_stored for outcome in ended):
-            return []
-        found = [outcome for task in self.waiting for run in task.missing if (outcome := orphaned(run, self.lost))]
-        tasks = (task.without(outcome.key for outcome in found) for task in self.waiting)
-        self.waiting = deque(task for task in tasks if task.unit.missing)
-        return [*self._end(found), *self._orphans(found)]
+    def died(self, unit: Unit) -> list[Outcome]:
+        """What is said of a unit that was lost too often; what of it was stored before that is stored."""
+        store, losses = Store(self.setting.store), self.losses[_name(unit)]
+        tries = f"tried {len(losses)} times, and each time its process or node was lost: {'; '.join(losses)}"
+        return [
+            Outcome(name, "stored")
+            if store.has(name := key(run), weights=name in self.setting.kept)
+            else Outcome(name, "failed", f"run {name} ({run.treatment}): {tries}")
+            for run in unit.todo
+        ]
 
 
 class _Sender:
@@ -162,18 +126,20 @@ class _Sender:
     def __init__(self, ray: Any, setting: Setting, mark: str) -> None:
         self.ray, self.mark = ray, mark
         self.setting = ray.put(setting)
-        self.sent: dict[Any, _Task] = {}  # by ray's reference to the answer
+        self.sent: dict[Any, tuple[Unit, Request]] = {}  # by ray's reference to the answer
         # Ray's own retries are off: a unit that is done again first asks the store what is left of it.
         self.remote = ray.remote(max_retries=0, scheduling_strategy="SPREAD", runtime_env=ONE_THREAD)(_do)
 
-    def send(self, task: _Task) -> None:
-        remote = self.remote.options(**task.request, name=_title(task.unit))
-        self.sent[remote.remote([self.setting], self.mark, task.unit, task.wait)] = task
+    def send(self, unit: Unit, wait: bool, request: Request) -> None:
+        """Hand a unit to ray; `wait` is for other processes that train its runs."""
+        remote = self.remote.options(**request, name=_title(unit))
+        self.sent[remote.remote([self.setting], self.mark, unit, wait)] = unit, request
 
-    def answers(self) -> Iterator[tuple[_Task, Answer]]:
-        """Wait until tasks have ended, and give them with what became of them."""
-        for reference in self._ended():
-            yield self.sent.pop(reference), self._answer(reference)
+    def answers(self) -> Iterator[tuple[Unit, Sequence[Outcome] | _Lost]]:
+        """Wait until tasks have ended, and give their units with what became of them."""
+        for reference in self._ended() if self.sent else ():
+            unit, _ = self.sent.pop(reference)
+            yield unit, self._answer(reference, unit)
 
     def _ended(self) -> list[Any]:
         waiting, last_seen = list(self.sent), time.monotonic()
@@ -182,7 +148,7 @@ class _Sender:
             if ended:
                 return list(self.ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
             nodes = living(self.ray)
-            if any(node.can_give(task.request) for task in self.sent.values() for node in nodes):
+            if any(node.can_give(asked) for _, asked in self.sent.values() for node in nodes):
                 last_seen = time.monotonic()
             elif time.monotonic() - last_seen > PATIENCE:
                 raise StudyError(
@@ -190,12 +156,12 @@ class _Sender:
                     "(see `ray status`): what is finished is stored, and the same command does the rest"
                 )
 
-    def _answer(self, reference: Any) -> Answer:
+    def _answer(self, reference: Any, unit: Unit) -> Sequence[Outcome] | _Lost:
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(reference)
         except errors.RayTaskError as error:  # no loss, but a mistake that it would make again
-            return [_failed(run, error) for run in self.sent[reference].missing]
+            return [_failed(run, error) for run in unit.todo]
         except errors.RayError as error:
             return _Lost(_how(error))
         if isinstance(answer, StoreError):
@@ -212,7 +178,7 @@ class _Sender:
 _worker: tuple[str, Worker] | None = None  # what this process has loaded, and for which execution
 
 
-def _do(setting: list[Any], mark: str, unit: "Unit", wait: bool) -> list[Outcome] | StoreError:
+def _do(setting: list[Any], mark: str, unit: Unit, wait: bool) -> list[Outcome] | StoreError:
     """The task itself, in a process of some node: have the worker of this process do the unit."""
     global _worker
     try:
@@ -220,7 +186,7 @@ def _do(setting: list[Any], mark: str, unit: "Unit", wait: bool) -> list[Outcome
             _worker = (mark, _hire(import_ray().get(setting[0]), mark))
         worker = _worker[1]
         _look_anew(worker.store, unit)
-        return _do_unit(worker, unit, wait)
+        return worker.do(unit, wait=wait)
     except StoreError as error:
         return error
 
@@ -229,16 +195,26 @@ def _hire(setting: Setting, mark: str) -> Worker:
     """A worker, where this node sees the store: one that joined late has not been asked, and would make its own."""
     if not (setting.store / "locks" / mark).exists():
         raise StoreError(not_seen(import_ray().util.get_node_ip_address(), setting.store))
-    return Worker(setting)
+    memory, disk = _room(setting.device)
+    return Worker(replace(setting, memory=memory, disk=disk))
 
 
-def _look_anew(store: Store, unit: "Unit") -> None:
+def _room(device: str) -> tuple[int, int]:
+    """What this process may hold of what frozen layers give: its share of this node, or of its GPU."""
+    if device == "cpu":
+        return room(len(os.sched_getaffinity(0)))
+    share = min(1.0, import_ray().get_runtime_context().get_assigned_resources()["GPU"])
+    torch.cuda.set_per_process_memory_fraction(share)  # what asks for more is done in halves, and no neighbour suffers
+    return int(FEATURES * share * torch.cuda.mem_get_info()[1]), 0
+
+
+def _look_anew(store: Store, unit: Unit) -> None:
     """Have an NFS client ask its server for what it may remember as not there: a source stored a moment ago.
 
     Opening a folder makes the client check it, which looking up a name in it does not, for up to a minute (`man nfs`).
     """
     for run in unit.runs:
-        if run.source:
+        if isinstance(run.source, Run):
             shelf = store.path(key(run.source)).parent
             for folder in (shelf.parent, shelf):
                 with suppress(OSError):
@@ -275,27 +251,13 @@ def _how(error: BaseException) -> str:
     return f"{name}: {told.partition('. ')[0]}"
 
 
-def _title(unit: "Unit") -> str:
+def _name(unit: Unit) -> str:
+    """By which a unit is known, whatever of it is left to do."""
+    return key(unit.runs[0])
+
+
+def _title(unit: Unit) -> str:
     """What errors call a unit."""
     first = unit.runs[0]
     others = f" and {len(unit.runs) - 1} more" if len(unit.runs) > 1 else ""
     return f"run {key(first)} ({first.treatment}{others})"
-
-
-# Until the plan has units: each run is one.
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Runs done together, and which of them are missing."""
-
-    runs: tuple[Run, ...]
-    missing: frozenset[str]
-
-
-def _units(plan: Plan) -> tuple[Unit, ...]:
-    return tuple(Unit((run,), frozenset({key(run)})) for run in plan.order())
-
-
-def _do_unit(worker: Worker, unit: Unit, wait: bool) -> list[Outcome]:
-    return [worker.do(run, wait=wait) for run in unit.runs if key(run) in unit.missing]

@@ -8,6 +8,8 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,9 +17,23 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+import psutil
+
 from layerwise.errors import StudyError
 
 ANSWER_SECONDS = 5  # for a cluster's port to take a connection; ray itself would try for minutes
+# Ray's agents outlive a driver that is killed by a minute, and its files for ever.
+CLEANER = """
+import shutil, sys
+import psutil
+folder, *family = sys.argv[1:]
+there = [psutil.Process(int(pid)) for pid in family if psutil.pid_exists(int(pid))]
+sys.stdin.read()
+for process in filter(psutil.Process.is_running, there):
+    process.kill()
+psutil.wait_procs(there, timeout=5)
+shutil.rmtree(folder, ignore_errors=True)
+"""
 LOCAL_OBJECTS = 100 * 2**20  # bytes for ray's own object store on a private cluster: only settings pass through it
 
 
@@ -100,16 +116,29 @@ def _private(ray: Any, workers: int) -> Iterator[None]:
     # Other users of the machine reach 127.0.0.1 too: the cluster obeys this process alone.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     _reread_token()
+    before = set(psutil.Process().children())
     try:
         _begin(
             ray, "local", address="local", num_cpus=workers, include_dashboard=False,
             object_store_memory=LOCAL_OBJECTS, _node_ip_address="127.0.0.1", _temp_dir=folder,
         )  # fmt: skip
-        yield
+        with _cleaned(folder, set(psutil.Process().children()) - before):
+            try:
+                yield
+            finally:
+                ray.shutdown()
     finally:
-        ray.shutdown()
         constants.ENABLE_RAY_CLUSTER = joined
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _cleaned(folder: str, started: set[psutil.Process]) -> Iterator[None]:
+    """Have a process wait for the end of this, or of this process however it ends, and put away what ray leaves."""
+    family = [str(process.pid) for one in started for process in (one, *one.children(recursive=True))]
+    command = [sys.executable, "-c", CLEANER, folder, *family]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):  # leaving it closes the pipe
+        yield
 
 
 def _reread_token() -> None:

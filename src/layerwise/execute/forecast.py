@@ -7,7 +7,7 @@ from heapq import heapify, heapreplace
 
 from layerwise.costs import layer_parameters, train_flops
 from layerwise.execute.plan import Plan, Unit
-from layerwise.execute.speeds import speed
+from layerwise.execute.speeds import speed, step_bytes
 from layerwise.prefix import frozen_depth
 from layerwise.run import Recipe, Run, key
 
@@ -56,6 +56,16 @@ def forecast(plan: Plan, size: Callable[[Run], Size], workers: int) -> Forecast:
         memory_bytes=(workers + 1) * PROCESS_MEGABYTES * 2**20 + workers * 3 * biggest,
         disk_bytes=sum(_disk(run, plan, size(run)) for run in plan.missing),
     )
+
+
+def unit_bytes(unit: Unit, size: Callable[[Run], Size]) -> int:
+    """Memory that the unit's images and one of its steps take: of the main memory, or of a GPU.
+
+    Counted generously: reading images takes them twice more for a moment, and a step's buffers change hands.
+    """
+    sizes = [size(run) for run in _at(unit).values()]
+    images = sum(_bytes(one, one.available + one.others) for one in sizes)
+    return 3 * images + 2 * unit.width * step_bytes(unit.runs[0], size(unit.runs[0]).shape)
 
 
 def _seconds(unit: Unit, size: Callable[[Run], Size]) -> float:

@@ -37,7 +37,7 @@ class _Hand:
 
 def execute(plan: Plan, setting: Setting, workers: int) -> Iterator[Outcome]:
     """Do the missing runs with so many processes, and give the outcome of each as it ends, in whatever order."""
-    queue = _Queue(plan)
+    queue = Queue(plan)
     workers = min(workers, len(plan.units))
     common = TemporaryDirectory(prefix="layerwise-features-") if workers > 1 else None
     setting = replace(setting, common=Path(common.name)) if common else setting
@@ -67,8 +67,10 @@ def execute(plan: Plan, setting: Setting, workers: int) -> Iterator[Outcome]:
             common.cleanup()
 
 
-class _Queue:
+class Queue:
     """The missing units: which can start, which another process holds, which were lost with their worker or source."""
+
+    tries = TRIES
 
     def __init__(self, plan: Plan) -> None:
         self.waiting = deque(plan.units)
@@ -90,10 +92,10 @@ class _Queue:
         """Take a worker's answer, null if it died; gives the outcomes of runs that are not to be done again."""
         if answer is None:
             self.deaths[unit] += 1
-            if self.deaths[unit] < TRIES:
+            if self.deaths[unit] < self.tries:
                 self.waiting.appendleft(unit)
                 return []
-            answer = self._died(unit)
+            answer = self.died(unit)
         if any(outcome.state == "busy" for outcome in answer):
             self.busy.append(unit)
             return []
@@ -115,7 +117,7 @@ class _Queue:
                         self._end(outcome)
                     yield from outcomes
 
-    def _died(self, unit: Unit) -> list[Outcome]:
+    def died(self, unit: Unit) -> list[Outcome]:
         """What is said of a unit that two workers did not survive."""
         why = "its worker died twice (killed, or out of memory); the same command tries again, try fewer --workers"
         return [Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): {why}") for run in unit.todo]

@@ -4,7 +4,7 @@ import fcntl
 import math
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any
 
 from layerwise import __version__
 from layerwise.errors import StoreError, StudyError
+from layerwise.execute.processor import has_bfloat16
+from layerwise.execute.work import Setting
 
 LOOK_SECONDS = 120  # for a node to start a process that says what it sees
 CUDA_BYTES = 800 * 2**20  # of GPU memory that a process takes before its first tensor (an estimate, on the high side)
@@ -59,13 +61,14 @@ def living(ray: Any) -> list[Node]:
     ]
 
 
-def survey(ray: Any, store: Path, folders: Sequence[Path], mark: str) -> tuple[list[Node], tuple[str, ...]]:
+def survey(ray: Any, setting: Setting, precisions: Collection[str], mark: str) -> tuple[list[Node], tuple[str, ...]]:
     """Look at the store and the folders of data from every node: the nodes with their GPUs, and notes on them.
 
     `mark` names a lock that this process holds in the store. Raises StoreError, StudyError with the node's name where
-    it does not see the same store and data, or has another layerwise or torch.
+    it does not see the same store and data, has another layerwise or torch, or cannot calculate as precisely as asked.
     """
-    asked = (str(store), mark, sorted(map(str, folders)))
+    store = setting.store
+    asked = (str(store), mark, sorted(map(str, setting.data.values())))
     ours, nodes, found, notes = look(*asked), living(ray), [], []
     strategy = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
     task = ray.remote(num_cpus=0, max_retries=0, runtime_env=ONE_THREAD)(look)
@@ -90,6 +93,7 @@ def survey(ray: Any, store: Path, folders: Sequence[Path], mark: str) -> tuple[l
             ) from error
         _check_versions(node, ours["versions"], theirs["versions"])
         _check_sight(node, store, theirs)
+        _check_precisions(node, precisions, setting.device, theirs)
         if theirs["locked"] is False:
             notes.append(
                 f"node {node.name} does not see the locks that others hold on store {store}: what two studies "
@@ -106,7 +110,8 @@ def look(store: str, mark: str, folders: Sequence[str]) -> dict[str, Any]:
         "sees": os.path.exists(os.path.join(store, "locks", mark)),
         "locked": _is_locked(os.path.join(store, "locks", mark)),
         "lacks": [folder for folder in folders if not os.path.isdir(folder)],
-        "gpu_bytes": _gpu_bytes(),
+        "bfloat16": has_bfloat16(),
+        **_gpus(),
     }
 
 
@@ -122,14 +127,29 @@ def _is_locked(path: str) -> bool | str:
     return False
 
 
-def _gpu_bytes() -> int:
-    """Memory of the smallest GPU of this machine; 0 where there is none, or where it cannot be learnt."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]  # in units of 2^20 bytes
+def _gpus() -> dict[str, float]:
+    """Memory and compute capability of the least GPU of this machine; 0 where there is none, or they are not known."""
+    command = ["nvidia-smi", "--query-gpu=memory.total,compute_cap", "--format=csv,noheader,nounits"]  # memory in MiB
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-        return min(int(line) for line in told.split()) * 2**20
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return 0
+        found = [[float(word) for word in line.split(",")] for line in told.splitlines()]
+        return {"gpu_bytes": int(min(row[0] for row in found)) * 2**20, "capability": min(row[1] for row in found)}
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return {"gpu_bytes": 0, "capability": 0}
+
+
+def _check_precisions(node: Node, wanted: Collection[str], device: str, theirs: Mapping[str, Any]) -> None:
+    """The check that one machine makes of itself, for a node: it is not to imitate what it cannot do."""
+    if "bfloat16" in wanted and device == "cpu" and not theirs["bfloat16"]:
+        raise StudyError(
+            f"--precision bfloat16: node {node.name} does not calculate in bfloat16; pass float32, or take the node out"
+        )
+    if "tf32" in wanted and (device == "cpu" or (node.gpus and 0 < theirs["capability"] < 8)):
+        which = "its processor" if device == "cpu" else "an older GPU"
+        raise StudyError(
+            f"--precision tf32: node {node.name} would train on {which}, and TF32 is for GPUs (Ampere and later); "
+            "pass float32"
+        )
 
 
 def _check_versions(node: Node, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:

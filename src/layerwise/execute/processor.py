@@ -2,11 +2,15 @@
 
 import ctypes
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import psutil
 import torch
 
+FEATURES = 0.3  # of the free memory, and of the free disk, for what frozen layers give
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 LARGE = 2**30
 
@@ -14,6 +18,12 @@ LARGE = 2**30
 def has_bfloat16() -> bool:
     """Does this processor calculate in bfloat16? Others would imitate it, more slowly than in float32."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def room(processes: int) -> tuple[int, int]:
+    """Bytes of memory and of disk for what frozen layers give, for each of so many processes on this machine."""
+    memory, disk = psutil.virtual_memory().available, shutil.disk_usage(tempfile.gettempdir()).free
+    return int(FEATURES * memory / processes), int(FEATURES * disk / processes)
 
 
 def settle(*, deterministic: bool = False) -> None:

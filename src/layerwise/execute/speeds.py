@@ -46,6 +46,11 @@ def widest(run: Run, shape: tuple[int, int, int]) -> int:
     return max(1, min(WIDEST, CACHE_BYTES // _bytes(kind(run, shape))))
 
 
+def step_bytes(run: Run, shape: tuple[int, int, int]) -> int:
+    """Bytes that a step of a run like this one keeps between its forward and its backward pass."""
+    return _bytes(kind(run, shape))
+
+
 @dataclass(frozen=True)
 class Kind:
     """What of a run decides how long a step takes. Compared by its description: runs of one kind are equally fast."""

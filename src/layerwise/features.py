@@ -1,0 +1,171 @@
+"""Features of pools of images: where they are kept, and who computes them.
+
+They are kept in memory, then in a file, each within a budget. Processes that have a folder in common keep them in files
+there, and compute each chunk of images once between them.
+"""
+
+import fcntl
+import mmap
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from weakref import ref
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+CHUNK = 100  # images at once
+FREE, TAKEN, DONE = 0, 1, 2  # what became of a chunk
+LOOK_EVERY = 0.002  # seconds, while others compute the last chunks
+PATIENCE = 20  # times as long as a chunk takes: then whoever had taken it is thought dead
+
+Compute = Callable[[int], Float[Tensor, "chunk ..."]]  # the features of the images from this one on
+
+
+@dataclass
+class Shelf:
+    """Features by name; the oldest go where others need their room."""
+
+    memory: int = 2**30  # bytes
+    disk: int = 0  # bytes
+    common: Path | None = None  # a folder that several processes have in common
+    held: "OrderedDict[str, Tensor]" = field(default_factory=OrderedDict)
+    in_files: set[str] = field(default_factory=set)
+    alive: "list[tuple[ref[Tensor], bool]]" = field(default_factory=list)  # with what a run still uses; in a file?
+
+    def get(self, name: str) -> Tensor | None:
+        """The features of this name, if they are here."""
+        if name in self.held:
+            self.held.move_to_end(name)
+        return self.held.get(name)
+
+    def fill(self, name: str, images: int, like: Float[Tensor, "chunk ..."], compute: Compute) -> Tensor | None:
+        """The features of so many images, each like this one; null where there is no room for them."""
+        size = images * like[0].nbytes
+        made = None
+        if self.common and like.is_cpu and self._makes_room(size, self.disk, in_file=True):
+            made = self._from_file(name, images, like, compute)
+        if made is None and self._makes_room(size, self.memory, in_file=False):
+            made = torch.empty((images, *like.shape[1:]), dtype=like.dtype, device=like.device)
+            made = made.to(memory_format=memory_format(like))
+            for begin in range(0, images, CHUNK):
+                made[begin : begin + CHUNK] = compute(begin)[: images - begin]
+            self._note(name, made, in_file=False)
+        if made is None and not self.common and like.is_cpu and self._makes_room(size, self.disk, in_file=True):
+            made = self._from_file(name, images, like, compute)
+        return made
+
+    def _from_file(self, name: str, images: int, like: Tensor, compute: Compute) -> Tensor | None:
+        """Features in a file, filled together with others who may be at it; null where the disk has no room."""
+        try:
+            path = self.common / name if self.common else None
+            with TemporaryFile() if path is None else open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+                made = _filled(file.fileno(), images, like, compute)
+        except OSError:
+            return None
+        self._note(name, made, in_file=True)
+        return made
+
+    def _note(self, name: str, made: Tensor, *, in_file: bool) -> None:
+        self.held[name] = made
+        self.alive.append((ref(made), in_file))
+        if in_file:
+            self.in_files.add(name)
+
+    def _makes_room(self, size: int, budget: int, *, in_file: bool) -> bool:
+        """Let go of the oldest features until there is room; what a run is using stays, and counts."""
+        while size <= budget:
+            self.alive = [(features, where) for features, where in self.alive if features() is not None]
+            used = sum(found.nbytes for features, where in self.alive if where == in_file for found in _now(features))
+            if used + size <= budget:
+                return True
+            oldest = next((name for name in self.held if (name in self.in_files) == in_file), None)
+            if oldest is None:
+                return False
+            self._let_go(oldest)
+        return False
+
+    def _let_go(self, name: str) -> None:
+        del self.held[name]
+        if name in self.in_files:
+            self.in_files.remove(name)
+            if self.common:
+                (self.common / name).unlink(missing_ok=True)  # whoever has it open keeps it
+
+
+def _now(features: "ref[Tensor]") -> Iterator[Tensor]:
+    """The features, if somebody still has them."""
+    if (found := features()) is not None:
+        yield found
+
+
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """The memory format that the tensor has."""
+    return torch.contiguous_format if tensor.is_contiguous() else torch.channels_last
+
+
+def _filled(file: int, images: int, like: Tensor, compute: Compute) -> Tensor:
+    """The features of so many images in a file, which has a byte for each chunk and then the features.
+
+    Raises OSError where the disk has no room: it is taken at once, as a disk that is full later would kill the process.
+    """
+    chunks = -(-images // CHUNK)
+    head = -(-chunks // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = head + images * like[0].nbytes
+    os.posix_fallocate(file, 0, size)
+    content = mmap.mmap(file, size)
+    states = np.frombuffer(content, np.uint8, chunks)
+    flat = torch.frombuffer(content, dtype=like.dtype, count=images * like[0].numel(), offset=head)
+    features = _shaped(flat, images, like)
+
+    def do(chunk: int) -> float:
+        start, begin = time.monotonic(), chunk * CHUNK
+        features[begin : begin + CHUNK] = compute(begin)[: images - begin]
+        with _locked(file):
+            states[chunk] = DONE
+        return time.monotonic() - start
+
+    longest = 0.0
+    while (chunk := _take(file, states)) is not None:
+        longest = max(longest, do(chunk))
+    since, left = time.monotonic(), np.flatnonzero(states != DONE)
+    while len(left):
+        time.sleep(LOOK_EVERY)
+        if len(now := np.flatnonzero(states != DONE)) < len(left):
+            since, left = time.monotonic(), now
+        elif time.monotonic() - since > PATIENCE * max(longest, 0.1):
+            do(int(left[0]))  # the same bits, should the other be at it still
+    return features
+
+
+def _shaped(flat: Float[Tensor, " numbers"], images: int, like: Tensor) -> Float[Tensor, "images ..."]:
+    """The numbers as features of so many images, in the memory format that these have."""
+    if memory_format(like) is torch.contiguous_format:
+        return flat.view(images, *like.shape[1:])
+    _, channels, height, width = like.shape
+    return flat.view(images, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _take(file: int, states: np.ndarray) -> int | None:
+    """The next chunk that nobody has taken, which is now ours."""
+    with _locked(file):
+        free = np.flatnonzero(states == FREE)
+        if len(free):
+            states[free[0]] = TAKEN
+    return int(free[0]) if len(free) else None
+
+
+@contextmanager
+def _locked(file: int) -> Iterator[None]:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
