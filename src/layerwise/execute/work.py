@@ -166,7 +166,7 @@ class Worker:
     def _put(self, run: Run, fed: Feed, end: Trained | Diverged, seconds: float, width: int) -> Outcome:
         name = key(run)
         if isinstance(end, Diverged):
-            return Outcome(name, "diverged", str(end))
+            return Outcome(name, "diverged", f"{end}; it has no rows, the others go on (a lower rate may help)")
         result = record(run, end, fed.shape, seconds, self.setting.executor, width, self.setting.device)
         result["forecast_seconds"] = self.setting.forecast.get(name)
         self.store.put(run, result, tensors(end) if name in self.setting.kept else {})
