@@ -115,7 +115,7 @@ def published_weights(shared: Path) -> bytes:
 def probe_runs(data: DataSet, place: Place) -> list[Run]:
     """Linear probes of a published ResNet-20: so many samples a class, each seed with samples and a head of its own."""
     shots, seeds, steps = ((5, 20), 3, 100) if place.quick else ((10, 25, 50, 100, 200), 40, 1000)
-    recipe = Recipe(steps, batch_size=50, rate=0.01, momentum=0.9)
+    recipe = Recipe(steps, batch_size=50, rate=0.01, momentum=0.9, channels_last=True)  # as in plain.py
     weights = Weights(sha256(published_weights(place.shared)).hexdigest())
     probe = transfer(RESNET_LAYERS, RESNET_LAYERS - 1)
     return [

@@ -48,9 +48,12 @@ class Slow(nn.Module):
         return self.head(x.flatten(1))
 
 
-NETS["coupled"] = Architecture(coupled, (0.3,), (0.7,))
-NETS["keeping"] = Architecture(lambda channels, size, outputs: Keeping(outputs), (0.0,), (1.0,))
-NETS["slow"] = Architecture(lambda channels, size, outputs: Slow(outputs), (0.0,), (1.0,))
+OURS = {
+    "coupled": Architecture(coupled, (0.3,), (0.7,)),
+    "keeping": Architecture(lambda channels, size, outputs: Keeping(outputs), (0.0,), (1.0,)),
+    "slow": Architecture(lambda channels, size, outputs: Slow(outputs), (0.0,), (1.0,)),
+}
 
 if __name__ == "__main__":
+    NETS.update(OURS)
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -22,7 +22,7 @@ def test_examples_hold(name: str) -> None:
 
 
 def test_public_names_are_there_and_said() -> None:
-    assert layerwise.__all__ == ["Treatment", "study"]
+    assert layerwise.__all__ == ["Treatment", "study", "train_all"]
     for name in layerwise.__all__:
         assert (getattr(layerwise, name).__doc__ or "").strip()
     with pytest.raises(AttributeError, match="module 'layerwise' has no attribute 'nothing'"):

@@ -130,7 +130,9 @@ def test_a_net_learns_more_than_neighbours_in_pixels_tell(hundred: np.ndarray) -
     food = feed(task, data, "lenet5")
     learnt = next(p.value for p in train(run, food).curve if (p.split, p.quantity) == ("test", "accuracy"))
     known, asked = (food.parts[name] for name in ("train", "test"))
-    nearest = KNeighborsClassifier(1, algorithm="brute").fit(known.images.flatten(1).numpy(), known.classes.numpy())
-    pixels = nearest.score(asked.images.flatten(1).numpy(), asked.classes.numpy())
+    nearest = KNeighborsClassifier(1, algorithm="brute").fit(
+        known.pool[known.rows].flatten(1).numpy(), known.classes.numpy()
+    )
+    pixels = nearest.score(asked.pool[asked.rows].flatten(1).numpy(), asked.classes.numpy())
     assert 0.55 < pixels < 0.88, "far above chance (0.05), and not enough"
     assert learnt > pixels + 0.08

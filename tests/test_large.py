@@ -36,8 +36,8 @@ RECIPE = Recipe(12, 7, 0.05, weight_decay=0.02, evaluate_every=5, precision="flo
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our nets, here and in the program."""
     monkeypatch.setattr(large, "PROGRAM", (sys.executable, str(SCRIPT)))
-    for name in ("coupled", "keeping", "slow"):
-        monkeypatch.setitem(NETS, name, large_program.NETS[name])
+    for name, net in large_program.OURS.items():
+        monkeypatch.setitem(NETS, name, net)
 
 
 @pytest.fixture
@@ -50,6 +50,10 @@ def run_of(data: DataSet, letters: str, *recipes: Recipe, net: str = "coupled", 
     task = Task(data.digest, (1, 3, 4), 6, "onehot", Parts("random", 9, validation=5))
     treatment = Treatment.parse(letters)
     return Run(net, task, treatment, source, recipes or (RECIPE,) * len(treatment.stages))
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.status() != psutil.STATUS_ZOMBIE
 
 
 def same(a: State, b: State) -> bool:
@@ -81,7 +85,7 @@ def test_two_processes_give_what_the_reference_gives(blobs: DataSet, place: Path
     found = large.train_large(run, place, source)
     assert_close(found, reference)
     assert {point.split for point in found.curve} == {"train", "validation", "test"}
-    parts = layers(build(run.net, food.shape, 3, 0), food.parts["train"].images[:1].float())
+    parts = layers(build(run.net, food.shape, 3, 0), food.parts["train"].images(torch.arange(1)).float())
     assert len(parts) == 5
     for name in parts[0].parameters + parts[0].buffers:
         assert torch.equal(found.weights[name], source.weights[name])  # frozen in both stages
@@ -143,7 +147,7 @@ def test_a_killed_process_is_told_and_takes_the_other_with_it(victim: str, blobs
     def kill(line: str) -> None:
         assert re.fullmatch(r"step \d+ of 2000, loss [\d.e+-]+", line)
         if not killed:
-            (first,) = (p for p in psutil.Process().children() if str(SCRIPT) in p.cmdline())
+            (first,) = (p for p in psutil.Process().children() if is_alive(p) and str(SCRIPT) in p.cmdline())
             (second,) = first.children()
             killed.extend([first, second])
             (first if victim == "first" else second).send_signal(signal.SIGKILL)

@@ -4,6 +4,7 @@ Tasks share a *pool* of images, and each part of a task says which of them are i
 pool is then computed once, for all tasks and parts.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -77,31 +78,51 @@ class Feed:
         return replace(self, parts={name: replace(part, pool=pool) for name, part in self.parts.items()})
 
 
-def feed(task: Task, data: DataSet, net: str, dtype: str = "float32", device: str = "cpu") -> Feed:
+def feed(
+    task: Task, data: DataSet, net: str, dtype: str = "float32", channels_last: bool = False, device: str = "cpu"
+) -> Feed:
     """The images of a task, scaled as the net wants them."""
-    return feeds([task], data, net, dtype, device)[0]
+    return feeds([task], data, net, dtype, channels_last, device)[0]
 
 
-def feeds(tasks: Sequence[Task], data: DataSet, net: str, dtype: str = "float32", device: str = "cpu") -> list[Feed]:
-    """The feeds of several tasks on one pool: their images, each once, in the order of the data set."""
+def feeds(
+    tasks: Sequence[Task],
+    data: DataSet,
+    net: str,
+    dtype: str = "float32",
+    channels_last: bool = False,
+    device: str = "cpu",
+) -> list[Feed]:
+    """The feeds of several tasks. Those of the same classes have one pool: their images, in the data set's order."""
     chosen = [vars(examples(task, data.labels, data.columns, data.class_names)) for task in tasks]
-    wanted = np.unique(np.concatenate([where for parts in chosen for where in parts.values()]))
-    pool = images(data, wanted, net, dtype).to(device)
+    used: dict[tuple[int, ...], list[Int[np.ndarray, " examples"]]] = defaultdict(list)  # by classes
+    for task, parts in zip(tasks, chosen, strict=True):
+        used[task.classes] += parts.values()
+    wanted = {classes: np.unique(np.concatenate(where)) for classes, where in used.items()}
+    form = layout(channels_last=channels_last)
+    pools = {
+        classes: images(data, where, net, dtype).to(device, memory_format=form) for classes, where in wanted.items()
+    }
 
     def part(task: Task, where: Int[np.ndarray, " examples"]) -> Part:
         positions = np.full(len(data.class_names), -1)
         positions[list(task.classes)] = np.arange(len(task.classes))
-        rows, classes = np.searchsorted(wanted, where), positions[data.labels[where]]
-        return Part(pool, torch.from_numpy(rows).to(device), torch.from_numpy(classes).to(device))
+        rows, classes = np.searchsorted(wanted[task.classes], where), positions[data.labels[where]]
+        return Part(pools[task.classes], torch.from_numpy(rows).to(device), torch.from_numpy(classes).to(device))
 
     return [
         Feed(
             {name: part(task, where) for name, where in parts.items() if len(where)},
-            torch.from_numpy(codes(task)).to(pool),
+            torch.from_numpy(codes(task)).to(pools[task.classes]),
             task.is_bits,
         )
         for task, parts in zip(tasks, chosen, strict=True)
     ]
+
+
+def layout(*, channels_last: bool) -> torch.memory_format:
+    """How images lie in memory."""
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def images(

@@ -101,7 +101,7 @@ class _StackedConvolution(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.how, ctx.biased = how, bias is not None
         biases = bias if bias is not None else [None] * len(weight)
-        return torch.stack([F.conv2d(a, w, b, *how) for a, w, b in zip(x, weight, biases, strict=True)])
+        return _stack([F.conv2d(a, w, b, *how) for a, w, b in zip(x, weight, biases, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -114,8 +114,15 @@ class _StackedConvolution(torch.autograd.Function):
             )
             for g, a, w in zip(grad, x, weight, strict=True)
         ]
-        stacks = (torch.stack(of) if on else None for of, on in zip(zip(*found, strict=True), wanted, strict=True))
+        stacks = (_stack(of) if on else None for of, on in zip(zip(*found, strict=True), wanted, strict=True))
         return *stacks, None, None, None, None
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """The members' tensors in one, each in the memory format that it has."""
+    if tensors[0].dim() == 4 and not tensors[0].is_contiguous():  # channels last
+        return torch.stack([tensor.permute(0, 2, 3, 1) for tensor in tensors]).permute(0, 1, 4, 2, 3)
+    return torch.stack(list(tensors))
 
 
 class _StackedLinear(torch.autograd.Function):

@@ -176,6 +176,11 @@ class Recomputed:
         return torch.cat(made)
 
 
+def suggested(tensor: Tensor) -> torch.memory_format:
+    """The memory format that the tensor has."""
+    return torch.contiguous_format if tensor.is_contiguous() else torch.channels_last
+
+
 def _rows(begin: int, images: int, pool: Pool) -> Int[Tensor, " chunk"]:
     """The next rows; a chunk that reaches beyond the last image begins anew with the first."""
     device = pool.device if isinstance(pool, Tensor) else "cpu"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from layerwise.dropout import seed_dropout
 from layerwise.errors import Diverged, LayersError
-from layerwise.feed import Feed, batches
+from layerwise.feed import Feed, batches, layout
 from layerwise.layers import Layer, fit, layers, set_modes
 from layerwise.nets import build
 from layerwise.randomness import seed
@@ -159,8 +159,7 @@ def _laid_out(run: Run, feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
     net = build(run.net, feed.shape, run.task.outputs, seed=0).to(feed.codes)
     found = layers(net, torch.zeros(1, *feed.shape).to(feed.codes))
     fit(run.treatment, run.net, found)
-    if run.recipes[0].channels_last:
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(memory_format=layout(channels_last=run.recipes[0].channels_last))  # type: ignore[call-overload]
     return net, found
 
 

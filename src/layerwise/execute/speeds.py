@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from layerwise.execute.processor import as_workers_do
-from layerwise.feed import Feed, Part
+from layerwise.feed import Feed, Part, layout
 from layerwise.fleet import rehearse
 from layerwise.layers import layers
 from layerwise.nets import build
@@ -41,7 +41,7 @@ def speed(run: Run, stage: int, shape: tuple[int, int, int], width: int) -> Spee
 
 def widest(run: Run, shape: tuple[int, int, int]) -> int:
     """How many runs like this one may be worth training together: as many as a processor's cache has room for."""
-    if any(recipe.stop_at is not None or recipe.channels_last for recipe in run.recipes):
+    if any(recipe.stop_at is not None for recipe in run.recipes):
         return 1  # a fleet would go on until its last member stops
     return max(1, min(WIDEST, CACHE_BYTES // _bytes(kind(run, shape))))
 
@@ -65,6 +65,7 @@ class Kind:
         task, size = self.run.task, 2 * self.run.recipes[0].batch_size
         dtype = getattr(torch, self.run.recipes[0].dtype_name)
         pool, rows = torch.randn(size, *self.shape, dtype=dtype), torch.arange(size)
+        pool = pool.to(memory_format=layout(channels_last=self.run.recipes[0].channels_last))
         part = Part(pool, rows, rows % len(task.classes))
         return Feed({"train": part, "test": part}, torch.from_numpy(codes(task)).to(dtype), task.is_bits)
 

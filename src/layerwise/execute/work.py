@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load as load_tensors
 
 from layerwise.data.dataset import DataSet, load
 from layerwise.errors import Diverged, LayersError, LayerwiseError, StoreError
@@ -17,6 +16,7 @@ from layerwise.execute.plan import Unit
 from layerwise.execute.processor import settle
 from layerwise.feed import Feed, feeds
 from layerwise.fleet import train_fleet
+from layerwise.nets.weights import net_state
 from layerwise.prefix import Prefix
 from layerwise.result import record, restore, tensors
 from layerwise.run import Run, Weights, key
@@ -150,8 +150,8 @@ class Worker:
         todo = unit.todo
         places = [run if key(run) in unit.missing else todo[0] for run in unit.runs]
         places += todo[:1] * (unit.width - len(places))
-        sources = [self._source(run.source) for run in places]
         food = self._feeds([*unit.runs, *unit.runs[:1] * (unit.width - len(unit.runs))], places)
+        sources = [self._source(run, food[0].shape) for run in places]
         start = time.perf_counter()
         trained: Sequence[Trained | Diverged]
         if len(places) > 1:
@@ -172,24 +172,28 @@ class Worker:
         self.store.put(run, result, tensors(end) if name in self.setting.kept else {})
         return Outcome(name, "done", seconds=seconds)
 
-    def _source(self, source: Run | Weights | None) -> Trained | None:
-        """The source as it was stored; a run is trained again where the store has lost it or its weights."""
+    def _source(self, run: Run, shape: tuple[int, int, int]) -> Trained | None:
+        """The run's source as it was stored; trained again where the store has lost it or its weights."""
+        source = run.source
         if source is None:
             return None
-        name = source.digest if isinstance(source, Weights) else key(source)
+        name = f"{run.net} {shape} {source.digest}" if isinstance(source, Weights) else key(source)
         if name not in self.sources:
-            self.sources[name] = self._given(source) if isinstance(source, Weights) else self._restored(source)
+            self.sources[name] = (
+                self._given(source, run.net, shape) if isinstance(source, Weights) else self._restored(source)
+            )
         return _remember(self.sources, name, self.sources[name], SOURCES_HELD)
 
-    def _given(self, source: Weights) -> Trained:
+    def _given(self, source: Weights, net: str, shape: tuple[int, int, int]) -> Trained:
         """Weights that were not trained here: where they began is not known."""
         try:
-            return Trained({}, load_tensors(self.store.weights(source.digest)), (), ())
+            content = self.store.weights(source.digest)
         except KeyError:
             what = f"its source, weights {source.digest}, is not in store {self.store.folder}"
             raise LayersError(f"{what}; give the file of the weights again") from None
         except Damaged as error:
             raise LayersError(f"its source cannot be read ({error}); give the file of the weights again") from error
+        return Trained({}, net_state(content, net, shape, source.digest), (), ())
 
     def _restored(self, source: Run) -> Trained:
         with self.store.lock(key(source), wait=True):
@@ -206,7 +210,7 @@ class Worker:
         """What each place is fed with; the pool has the images of all runs of the unit, finished ones too."""
         tasks = tuple(run.task for run in runs)
         first = runs[0]
-        wanted = (tasks, first.net, first.recipes[0].dtype_name)
+        wanted = (tasks, first.net, first.recipes[0].dtype_name, first.recipes[0].channels_last)
         if wanted not in self.feeds:
             digest = first.task.data
             if digest not in self.data:

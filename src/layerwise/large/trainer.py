@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from layerwise.data.dataset import DataSet
-from layerwise.feed import batches
+from layerwise.feed import batches, layout
 from layerwise.large.stream import Stream, stream
 from layerwise.large.together import Share, check_agreement, see_whole_batches, total
 from layerwise.layers import Layer, fit, layers, set_modes
@@ -54,7 +54,7 @@ def _train_stage(
 ) -> list[Point]:
     recipe, trained = run.recipes[stage], run.treatment.trained[stage]
     share = Share(fabric.global_rank, fabric.world_size, recipe.batch_size)
-    net.to(memory_format=_layout(recipe))  # type: ignore[call-overload]
+    net.to(memory_format=layout(channels_last=recipe.channels_last))  # type: ignore[call-overload]
     see_whole_batches(net, found, run, stage, share)
     optimiser = build_optimiser(dict(net.named_parameters()), found, trained, recipe)
     # Where nothing is trained nothing is averaged, and the net is not wrapped.
@@ -110,12 +110,8 @@ def _evaluate(fabric: Fabric, net: nn.Module, food: Stream, recipe: Recipe, befo
 def _outputs(fabric: Fabric, net: nn.Module, images: Tensor, recipe: Recipe) -> Tensor:
     """What the net makes of the images in the recipe's precision and layout, in the type of the images."""
     with fabric.autocast():
-        outputs: Tensor = net(images.contiguous(memory_format=_layout(recipe)))
+        outputs: Tensor = net(images.contiguous(memory_format=layout(channels_last=recipe.channels_last)))
     return outputs.to(images.dtype)
-
-
-def _layout(recipe: Recipe) -> torch.memory_format:
-    return torch.channels_last if getattr(recipe, "channels_last", False) else ROWS
 
 
 def _net(run: Run, food: Stream) -> nn.Module:
