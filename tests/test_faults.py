@@ -28,7 +28,7 @@ from safetensors.torch import save as save_tensors
 
 import layerwise
 from layerwise.data.dataset import DataSet
-from layerwise.errors import StoreError
+from layerwise.errors import StoreError, StudyError
 from layerwise.execute import local, work
 from layerwise.execute.work import Outcome, Worker
 from layerwise.run import Run, Weights, key, spec
@@ -88,8 +88,8 @@ def assert_whole(folder: Path, undisturbed: pd.DataFrame) -> None:
     """The rows are those of no fault, to the bit, and every run is as it was written."""
     pd.testing.assert_frame_equal(rows(folder), undisturbed, check_exact=True)
     store = Store(folder / "layerwise-store")
+    store.clean()  # what a killed worker had half written
     assert [store.verify(name) for name in store.keys()] == [None] * RUNS  # noqa: SIM118
-    assert not list((store.folder / "writing").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,7 @@ def share(folder: Path, undisturbed: pd.DataFrame, delay: float) -> None:
         code, told = end(process)
         assert code == 0, told
     pd.testing.assert_frame_equal(rows(folder, "one"), undisturbed, check_exact=True)
+    assert not list((folder / "layerwise-store" / "writing").iterdir())
     assert_whole(folder, undisturbed)
 
 
@@ -229,6 +230,30 @@ def test_a_disk_that_fills_up_under_two_workers(blobs: DataSet, small_disk: Path
     assert all(outcome.is_stored for outcome in local.execute(planned(runs, full.store), full, workers=2))
     list(local.execute(planned(runs, roomy.store), roomy, workers=2))
     assert contents(full.store) == contents(roomy.store)
+
+
+def test_a_report_that_does_not_fit_leaves_the_older_one_whole(small_disk: Path, tmp_path: Path) -> None:
+    """What was trained for it is stored, and read back by the same command once there is room."""
+    save_data(tmp_path)
+    options = {"steps": 5, "source_steps": 5, "seeds": 1, "executor": "serial", "quiet": True}
+    options |= {"data": f"npz:{tmp_path}/good.npz", "store": tmp_path / "store", "out": small_disk / "out"}
+    layerwise.study("gutstein", shots=[1], **options)
+    before = {path.name: path.read_bytes() for path in (small_disk / "out").iterdir()}
+    assert {"report.html", "rows.parquet", "rows.csv", "claims.json", "plan.json"} <= before.keys()
+    (small_disk / "ballast").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096 - 8192))
+    with pytest.raises(StudyError) as caught:
+        layerwise.study("gutstein", shots=[1, 2], **options)
+    assert str(caught.value) == (
+        f"--out {small_disk / 'out'} is full; free some space or pass another. "
+        "Finished runs are safe, and the same command trains nothing again"
+    )
+    assert {path.name: path.read_bytes() for path in (small_disk / "out").iterdir()} == before
+    (small_disk / "ballast").unlink()
+    there = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "runs").glob("*/*/*")}
+    found = layerwise.study("gutstein", shots=[1, 2], **options)
+    assert there == {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "runs").glob("*/*/*")}
+    assert found.rows["shots"].dropna().unique().tolist() != [1]
+    assert (small_disk / "out" / "rows.parquet").read_bytes() != before["rows.parquet"]
 
 
 def test_no_file_may_grow_larger(blobs: DataSet, tmp_path: Path) -> None:
