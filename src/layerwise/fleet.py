@@ -77,8 +77,8 @@ def train_fleet(
     ]
     net, found = _laid_out(runs, feeds[0])
     for stage in range(len(runs[0].recipes)):
-        if going := [member for member in members if member.lost is None]:
-            _Stage(going, stage, net, found, prefix or Prefix()).train()
+        if any(member.lost is None for member in members):
+            _Stage(members, stage, net, found, prefix or Prefix()).train()
     return [member.result() for member in members]
 
 
@@ -110,7 +110,7 @@ class _Stage:
     ) -> None:
         self.members, self.stage, self.net, self.found = members, stage, net, found
         self.recipe: Recipe = members[0].run.recipes[stage]
-        self.states = [self._begin(member) for member in members]
+        self.states = self._begins()
         depth, first, self.rest = split(net, found, min(frozen_depth(member.run, stage) for member in members))
         self.feeds = [self._beyond(k, found[:depth], first, prefix) for k in range(len(members))]
         self.body = adapt(copy.deepcopy(self.rest))
@@ -122,7 +122,7 @@ class _Stage:
         self.layer_of = self._layers()
         self.learnt = [name for name in self.weights if self.trained[:, self.layer_of[name]].any()]
         self.norms = [(name, module) for name, module in self.body.named_modules() if isinstance(module, BatchNorm)]
-        self.active = torch.ones(len(members), dtype=torch.bool, device=self.codes.device)
+        self.active = torch.tensor([member.lost is None for member in members], device=self.codes.device)
         self._set_modes()
         self.before = [sum(member.steps) for member in members]  # steps of earlier stages, as they were taken
         self.optimiser = build_optimiser(self.weights, found, self.trained.any(0).tolist(), self.recipe, fused=True)
@@ -144,6 +144,12 @@ class _Stage:
             for name in layer.modules:
                 found.update({n: k for n, _ in self.body.named_modules() if n == name or n.startswith(f"{name}.")})
         return found
+
+    def _begins(self) -> list[State]:
+        """What each member begins with. One that was lost keeps its place, as places differ in the last bit."""
+        states = [self._begin(member) if member.lost is None else None for member in self.members]
+        some = next(state for state in states if state is not None)
+        return [state or some for state in states]
 
     def _begin(self, member: _Member) -> State:
         rewound = member.source.initial if member.source else None

@@ -1,5 +1,6 @@
 """A finished study, and the folder that it leaves: report.html, rows.parquet, rows.csv, claims.json, plan.json."""
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,4 +120,9 @@ def _clear_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StudyError(
+                f"--out {path} is full; free some space or pass another. "
+                "Finished runs are safe, and the same command trains nothing again"
+            ) from error
         raise StudyError(f"--out {path} cannot be written ({error.strerror}); pass another") from error

@@ -42,7 +42,8 @@ READ_ANEW = 1 / 16  # of a shelf's runs: where more were not in its index, it is
 BEING_WRITTEN = 3600  # seconds for which a data set half decoded may still be at work
 KEY, DIGEST = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 CANNOT_BE_WRITTEN = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG,
+    errno.EFBIG, errno.EIO, errno.ESTALE,
 }  # fmt: skip
 
 

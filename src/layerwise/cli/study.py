@@ -168,12 +168,11 @@ def study(
             address=address, workers=workers, device=device, deterministic=deterministic, precision=precision,
             channels_last=channels_last, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
+        if not dry_run:
+            print_findings(found, folder / "report.html")
     except KeyboardInterrupt as interruption:
         complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")
         raise typer.Exit(INTERRUPTED) from None
-    if dry_run:
-        return
-    print_findings(found, folder / "report.html")
     for failure in found.failures:
         complain("Failed", failure)
     if found.failures:

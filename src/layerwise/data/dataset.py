@@ -1,5 +1,6 @@
 """A data set as arrays with a digest, and its form on disk: npy files that open as memory maps, and one meta.json."""
 
+import errno
 import hashlib
 import json
 import os
@@ -135,7 +136,9 @@ def save(dataset: DataSet, folder: Path) -> None:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        raise StoreError(f"the data cache {folder} cannot be written ({error.strerror or error})") from error
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        cure = "free some space or pass another --store" if full else "pass another --store"
+        raise StoreError(f"the data cache {folder} cannot be written ({error.strerror or error}); {cure}") from error
 
 
 def _write(dataset: DataSet, folder: Path) -> None:

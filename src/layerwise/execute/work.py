@@ -115,7 +115,7 @@ class Worker:
         # Only here, where the error is forgotten, is the memory free that its frames held.
         if short:
             self._forget()
-        if len(unit.runs) > 1:
+        if unit.width > 1:
             return self._apart(unit, what, short)
         (run,) = unit.todo
         return [Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): {what}")]
@@ -136,7 +136,7 @@ class Worker:
         parts = 2 if short else len(unit.runs)
         width = -(-len(unit.runs) // parts)
         why = "there was not enough memory" if short else why
-        self.notes.append(f"{len(unit.runs)} runs could not be trained together ({why}); now {width} at a time")
+        self.notes.append(f"{unit.width} runs could not be trained together ({why}); now {width} at a time")
         halves = [unit.runs[begin : begin + width] for begin in range(0, len(unit.runs), width)]
         units = [Unit(half, unit.missing & set(map(key, half)), width) for half in halves]
         return [outcome for part in units if part.missing for outcome in self._settle(part)]
@@ -171,7 +171,7 @@ class Worker:
     def _put(self, run: Run, fed: Feed, end: Trained | Diverged, seconds: float, width: int) -> Outcome:
         name = key(run)
         if isinstance(end, Diverged):
-            return Outcome(name, "diverged", str(end))
+            return Outcome(name, "diverged", f"{end}; it has no rows, the others go on (a lower rate may help)")
         result = record(run, end, fed.shape, seconds, self.setting.executor, width, self.setting.device)
         result["forecast_seconds"] = self.setting.forecast.get(name)
         self.store.put(run, result, tensors(end) if name in self.setting.kept else {})
