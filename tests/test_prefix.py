@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.data.dataset import DataSet
+from layerwise.features import Shelf
 from layerwise.feed import Feed, feed
 from layerwise.layers import Layer, layers
 from layerwise.nets import NETS, Architecture, build
@@ -60,7 +61,7 @@ def _net(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def room(memory: int = 2**30, disk: int = 0) -> Prefix:
     """A prefix with so many bytes in memory and in files."""
-    return Prefix(memory, disk)
+    return Prefix(Shelf(memory, disk))
 
 
 def run_of(data: DataSet, text: str, recipe: Recipe = RECIPE, seed: int = 0) -> Run:
@@ -104,7 +105,9 @@ def images(of: Feed) -> Tensor:
 def where(of: Feed) -> str:
     """Where features are kept."""
     pool = of.parts["train"].pool
-    return "nowhere" if not isinstance(pool, Tensor) else "file" if pool.is_shared() else "memory"
+    if not isinstance(pool, Tensor):
+        return "nowhere"
+    return "memory" if pool.untyped_storage().resizable() else "file"
 
 
 def bytes_of(food: Feed, depth: int) -> int:

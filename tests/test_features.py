@@ -1,0 +1,108 @@
+"""Features that several processes compute together: each chunk once, whoever dies."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from layerwise import features
+from layerwise.features import CHUNK, Shelf
+
+IMAGES = 12 * CHUNK + 7  # the last chunk is not full
+
+
+def feature(row: int) -> Tensor:
+    """What an image of this number becomes."""
+    return torch.arange(6.0).view(2, 3) + row
+
+
+def computes(counted: Counter[int], seconds: float = 0.0) -> Callable[[int], Tensor]:
+    """Computes features, and counts how often each chunk was asked for."""
+
+    def compute(begin: int) -> Tensor:
+        counted[begin] += 1
+        time.sleep(seconds)
+        return torch.stack([feature(row % IMAGES) for row in range(begin, begin + CHUNK)])
+
+    return compute
+
+
+LIKE = torch.zeros(CHUNK, 2, 3)
+WHOLE = torch.stack([feature(row) for row in range(IMAGES)])
+
+
+def test_those_with_a_folder_in_common_compute_each_chunk_once(tmp_path: Path) -> None:
+    counted: list[Counter[int]] = [Counter(), Counter(), Counter()]
+    found: dict[int, Tensor | None] = {}
+
+    def work(k: int) -> None:
+        found[k] = Shelf(0, 2**30, tmp_path).fill("features", IMAGES, LIKE, computes(counted[k], 0.01))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(counted, Counter()) == Counter(range(0, IMAGES, CHUNK))
+    assert all(counted)  # each did some
+    for one in found.values():
+        assert one is not None
+        assert torch.equal(one, WHOLE)
+
+
+def test_who_comes_later_finds_all_done(tmp_path: Path) -> None:
+    counted: Counter[int] = Counter()
+    first = Shelf(0, 2**30, tmp_path).fill("features", IMAGES, LIKE, computes(counted))
+    later = Shelf(0, 2**30, tmp_path).fill("features", IMAGES, LIKE, computes(counted))
+    assert set(counted.values()) == {1}
+    assert first is not None
+    assert later is not None
+    assert torch.equal(first, later)
+
+
+def test_what_somebody_took_and_never_did_is_done_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was killed in the middle of a chunk has taken it for good."""
+    monkeypatch.setattr(features, "PATIENCE", 0.5)
+
+    def killed(begin: int) -> Tensor:
+        if begin == 5 * CHUNK:
+            raise KeyboardInterrupt
+        return computes(Counter())(begin)
+
+    with pytest.raises(KeyboardInterrupt):
+        Shelf(0, 2**30, tmp_path).fill("features", IMAGES, LIKE, killed)
+    counted: Counter[int] = Counter()
+    found = Shelf(0, 2**30, tmp_path).fill("features", IMAGES, LIKE, computes(counted))
+    assert found is not None
+    assert torch.equal(found, WHOLE)
+    assert counted == Counter(range(5 * CHUNK, IMAGES, CHUNK))
+
+
+def test_what_one_lets_go_of_the_other_keeps(tmp_path: Path) -> None:
+    size = IMAGES * 6 * 4
+    one, other = (Shelf(0, size, tmp_path) for _ in range(2))
+    held = other.fill("features", IMAGES, LIKE, computes(Counter()))
+    one.fill("features", IMAGES, LIKE, computes(Counter()))
+    one.fill("others", IMAGES, LIKE, computes(Counter()))
+    assert [file.name for file in tmp_path.iterdir()] == ["others"]
+    assert held is not None
+    assert torch.equal(held, WHOLE)
+    counted: Counter[int] = Counter()
+    again = Shelf(0, size, tmp_path).fill("features", IMAGES, LIKE, computes(counted))
+    assert again is not None
+    assert len(counted) == 13
+
+
+@pytest.mark.parametrize("common", [True, False], ids=["common", "own"])
+def test_the_memory_format_is_kept(tmp_path: Path, common: bool) -> None:
+    images = torch.randn(CHUNK, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    shelf = Shelf(0 if common else 2**30, 2**30, tmp_path if common else None)
+    found = shelf.fill("features", 2 * CHUNK, images, lambda begin: images + begin)
+    assert found is not None
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, torch.cat([images, images + CHUNK]))
