@@ -4,13 +4,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from layerwise.data.dataset import DataSet
+from layerwise.data.dataset import DataSet, make
 from layerwise.errors import Diverged
-from layerwise.feed import feed
+from layerwise.feed import Feed, feed
 from layerwise.fleet import train_fleet
 from layerwise.nets import NETS, Architecture
 from layerwise.run import Recipe, Run
@@ -55,9 +56,9 @@ def runs(data: DataSet, texts: Sequence[str], recipe: Recipe, encoding: str, net
 
 def both(data: DataSet, made: Sequence[Run]) -> tuple[list[Trained | Diverged], list[Trained | Diverged]]:
     """The runs by the fleet and one by one."""
-    feeds = [feed(run.task, data, run.net, run.recipes[0].precision) for run in made]
-    origins = {run.source for run in made if run.source}
-    trained = {run: train(run, feed(run.task, data, run.net, run.recipes[0].precision)) for run in origins}
+    feeds = [fed(run, data) for run in made]
+    origins = {run.source_run for run in made if run.source_run}
+    trained = {run: train(run, fed(run, data)) for run in origins}
     sources = [trained[run.source] if run.source else None for run in made]
     alone: list[Trained | Diverged] = []
     for run, food, source in zip(made, feeds, sources, strict=True):
@@ -66,6 +67,10 @@ def both(data: DataSet, made: Sequence[Run]) -> tuple[list[Trained | Diverged], 
         except Diverged as error:
             alone.append(error)
     return train_fleet(made, feeds, sources), alone
+
+
+def fed(run: Run, data: DataSet) -> Feed:
+    return feed(run.task, data, run.net, run.recipes[0].precision, run.recipes[0].channels_last)
 
 
 def assert_equal(one: Trained | Diverged, other: Trained | Diverged, within: float = 1e-10) -> None:
@@ -103,6 +108,21 @@ def test_shared_frozen_layers_are_cut_off(blobs: DataSet, text: str) -> None:
     fleet, alone = both(blobs, runs(blobs, [text] * 4, RECIPES["momentum"], "bits:7"))
     for one, other in zip(fleet, alone, strict=True):
         assert_equal(one, other)
+
+
+@pytest.mark.parametrize("text", ["R*", "FFRR", "RFTR", "T*"])
+def test_channels_last_is_a_layout_and_no_other_arithmetic(text: str) -> None:
+    """Images whose channels lie innermost stay so from layer to layer, and the fleet is still the reference."""
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), 20)
+    images = (draw.integers(0, 200, (160, 3, 32, 32)) + 5 * labels[:, None, None, None]).astype(np.uint8)
+    recipe = replace(RECIPES["momentum"], steps=20, channels_last=True)
+    data = make("colours", images, labels, list("abcdefgh"))
+    fleet, alone = both(data, runs(data, [text] * 3, recipe, "onehot"))
+    _, rows = both(data, runs(data, [text] * 3, replace(recipe, channels_last=False), "onehot"))
+    for one, other, row in zip(fleet, alone, rows, strict=True):
+        assert_equal(one, other)
+        assert_equal(one, row)
 
 
 def test_frozen_is_frozen_to_the_byte(blobs: DataSet) -> None:

@@ -205,7 +205,9 @@ class _Stage:
             # With the few classes in the last axis, a CPU would do softmax several times slower.
             losses = F.cross_entropy(outputs.transpose(1, 2), aims, reduction="none").mean(1)
         learnt = [named[name] for name in self.learnt]
-        gradients = torch.autograd.grad(losses.sum(), learnt, allow_unused=True) if learnt else ()
+        found = torch.autograd.grad(losses.sum(), learnt, allow_unused=True) if learnt else ()
+        # A fused optimiser takes weight and gradient number by number as they lie in memory.
+        gradients = [None if gradient is None else gradient.contiguous() for gradient in found]
         self.left = tuple(left)
         return [losses.detach(), *gradients, *left.values()]
 
