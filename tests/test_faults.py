@@ -112,39 +112,43 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return []
 
 
-def survive_deaths(folder: Path, kills: int, draw: random.Random, undisturbed: pd.DataFrame) -> None:
-    """Kill a worker at so many random moments of one study; its command is given again until it has done all."""
+def survive_deaths(folder: Path, kills: int, draw: random.Random, undisturbed: pd.DataFrame, *more: str) -> int:
+    """Kill a worker at so many random moments of one study, whose command is given again until it has done all."""
     there: dict[str, int] = {}
-    killed = 0
-    while True:
-        process = start(folder)
+    failed, killed = ["not begun"], 0
+    while failed:
+        process = start(folder, *more)
         while process.poll() is None:
-            time.sleep(draw.uniform(0.05, 0.6))
-            with suppress(psutil.NoSuchProcess, IndexError):
-                if killed < kills and stored(folder).keys() != there.keys() | {"all"}:
-                    draw.choice(workers_of(process)).kill()
+            found = workers_of(process)
+            if found and killed < kills:
+                with suppress(psutil.NoSuchProcess):
+                    draw.choice(found).kill()
                     killed += 1
+            time.sleep(draw.uniform(0, 0.6) if found else 0.02)
         code, told = end(process)
         assert there.items() <= stored(folder).items()  # nothing is lost, and nothing is written twice
         there = stored(folder)
         failed = [line for line in told.splitlines() if line.startswith("Failed")]
         assert all(map(DIED.fullmatch, failed)), told
-        assert code == (1 if failed else 0), told
-        if not failed:
-            break
-        assert len(there) + len(failed) == RUNS
-    assert killed >= min(kills, 2)
+        assert (code, len(there)) == (1 if failed else 0, RUNS - len(failed)), told
     assert_whole(folder, undisturbed)
+    return killed
 
 
 def test_workers_killed_at_random_moments(tmp_path: Path, undisturbed: pd.DataFrame) -> None:
     print(f"moments drawn from seed {(seed := random.SystemRandom().randrange(10**6))}")  # shown where the test fails
-    survive_deaths(tmp_path, 2, random.Random(seed), undisturbed)
+    assert survive_deaths(tmp_path, 2, random.Random(seed), undisturbed) > 0
 
 
 @pytest.mark.soak
-def test_workers_killed_50_times_in_one_study(tmp_path: Path, undisturbed: pd.DataFrame) -> None:
-    survive_deaths(tmp_path, 50, random.Random(0), undisturbed)
+def test_workers_killed_50_times_in_one_study(tmp_path: Path) -> None:
+    longer = ["--steps", "400", "--source-steps", "400"]
+    for name in ("undisturbed", "disturbed"):
+        (tmp_path / name).mkdir()
+    code, told = end(start(tmp_path / "undisturbed", *longer))
+    assert code == 0, told
+    expected = rows(tmp_path / "undisturbed")
+    assert survive_deaths(tmp_path / "disturbed", 50, random.Random(0), expected, *longer) == 50
 
 
 # The store.
