@@ -12,7 +12,7 @@ import torch
 
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError, unknown
-from layerwise.execute import cluster, local, serial
+from layerwise.execute import cluster, forks, local, serial
 from layerwise.execute.forecast import PROCESS_MEGABYTES, Forecast, Size, forecast, unit_bytes
 from layerwise.execute.plan import Plan, Unit, grouped, ordered, plan
 from layerwise.execute.processor import has_bfloat16, room
@@ -107,6 +107,10 @@ class Job:
     forecast: Forecast = field(default_factory=lambda: Forecast({}, {}, 0.0, 0, 0))
     stored_before: int = 0
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.means.executor == "local":
+            forks.context()  # it loads torch while the plan is made
 
     def plan(self) -> Plan:
         """What is missing, with its forecast, told to the user."""

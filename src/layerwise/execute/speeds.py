@@ -21,7 +21,7 @@ from layerwise.train import EVALUATION_BATCH, Trained, rehearse_alone
 WARM_UP, TIMED = 2, 7
 ENOUGH_SECONDS = 0.3  # of timing one thing
 CACHE_BYTES = 2**25  # what the members of a fleet may use between them; beyond it, memory is waited for
-WIDEST = 64
+WIDEST = 128
 
 
 @dataclass(frozen=True)
