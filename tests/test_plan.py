@@ -293,7 +293,7 @@ def test_runs_that_stop_on_their_own_are_no_fleet(remembered: Path) -> None:
 
 def test_the_widest_fleet_is_what_the_cache_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speeds, "_bytes", lambda kind: {"lenet5": 2**22, "lenet5relu": 2**30, "tiny": 1}[kind.run.net])
-    assert [speeds.widest(replace(SOURCE, net=net), SHAPE) for net in ("lenet5", "lenet5relu", "tiny")] == [8, 1, 64]
+    assert [speeds.widest(replace(SOURCE, net=net), SHAPE) for net in ("lenet5", "lenet5relu", "tiny")] == [8, 1, 128]
 
 
 class Moody(nn.Module):
