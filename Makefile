@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test soak lint constraints clean
+.PHONY: demo test soak bench lint constraints clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -15,9 +15,12 @@ test: .venv/installed
 soak: .venv/installed
 	$(BIN)/pytest -n 0 -m soak
 
+bench: .venv/installed
+	$(BIN)/python benchmarks/run.py
+
 lint: .venv/installed
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
