@@ -421,7 +421,7 @@ def test_a_forecast_by_hand(blobs: DataSet, monkeypatch: pytest.MonkeyPatch) -> 
     """From made-up speeds: what is computed ahead, steps, evaluations and storing, for the missing runs alone."""
     runs = grid(blobs, sources=1, recipe=replace(RECIPE, steps=200, evaluate_every=50))
     made_up = Speed(ready=1.0, step=0.01, look=0.001, ahead=0.002)
-    monkeypatch.setattr(forecasting, "speed", lambda run, stage, shape, width: made_up)
+    monkeypatch.setattr(forecasting, "speed", lambda run, stage, shape, width, device: made_up)
     made = grouped(plan(runs, nothing), lambda _run, count: count)
     sizes = {run: Size((1, 32, 32), 16, 20, 100) for run in runs}
     expected = forecast(made, sizes.__getitem__, workers=2)

@@ -195,12 +195,12 @@ def measuring(monkeypatch: pytest.MonkeyPatch, step: Callable[[int], float], mos
     """Fake measuring: a step of so many members takes so long; gives the widths that were measured."""
     asked: list[int] = []
 
-    def speed(run: Run, stage: int, shape: tuple[int, int, int], width: int) -> SimpleNamespace:
+    def speed(run: Run, stage: int, shape: tuple[int, int, int], width: int, device: str) -> SimpleNamespace:
         asked.append(width)
         return SimpleNamespace(step=step(width))
 
     monkeypatch.setattr(widths, "speed", speed)
-    monkeypatch.setattr(widths, "widest", lambda run, shape: most)
+    monkeypatch.setattr(widths, "widest", lambda run, shape, device: most)
     return asked
 
 

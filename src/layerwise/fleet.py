@@ -9,7 +9,7 @@ own initial weights, data order, dropout masks and batch-norm modes: in float64 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ from layerwise.prefix import Prefix, frozen_depth, split
 from layerwise.run import Recipe, Run
 from layerwise.start import State, begin
 from layerwise.train import (
+    EVALUATION_BATCH,
     Point,
     Trained,
     arithmetic,
@@ -37,6 +38,7 @@ from layerwise.train import (
     finite,
     looked_at,
     newest_accuracy,
+    points,
     set_rates,
 )
 
@@ -129,7 +131,8 @@ class _Stage:
         self.batches = _Batches([member.run for member in members], stage, self.feeds)
         self.draws = [dropout_draws(net, found, member.run, stage) for member in members]
         self.dropouts = [(name, module) for name, module in self.body.named_modules() if isinstance(module, Dropout)]
-        self.captured: Callable[..., Sequence[Tensor]] | None = None
+        self.captured: Callable[..., Sequence[Tensor]] | None = None  # a step
+        self.looking: Callable[..., Sequence[Tensor]] | None = None  # a chunk of an evaluation
         self.losses: list[Tensor] = []  # of the newest steps, not yet looked at
 
     @property
@@ -274,15 +277,51 @@ class _Stage:
     def _evaluate(self, step: int) -> None:
         """A point of the learning curve of each member that is still at work."""
         self._drop_diverged(step - 1)
+        seen = looked_at(self.feeds[0], self.recipe, step)
+        together = {split: self._look(split) for split in seen if self._are_alike(split)}
         for index in self.active.nonzero().flatten().tolist():
-            member, feed = self.members[index], self.feeds[index]
-            self.rest.load_state_dict(self._slice(index))
-            seen = looked_at(feed, self.recipe, step)
-            member.curve += self._check(index, evaluate(self.rest, feed, self.before[index] + step, seen))
+            member, feed, at = self.members[index], self.feeds[index], self.before[index] + step
+            if len(together) < len(seen):
+                self.rest.load_state_dict(self._slice(index))
+            found = [
+                points(feed, at, split, [outputs[index] for outputs in together[split]])
+                if split in together
+                else evaluate(self.rest, feed, at, [split])
+                for split in seen
+            ]
+            member.curve += self._check(index, list(chain.from_iterable(found)))
             stop = self.recipe.stop_at
             if stop is not None and step and self.active[index] and newest_accuracy(member.curve) >= stop:
                 self._end(index)
                 member.steps.append(step)
+
+    def _are_alike(self, split: str) -> bool:
+        """Can all members look at this part together: has each equally many images, and are its norms' modes two?
+
+        A norm that keeps no statistics takes those of its chunk, and the last chunk is filled up here.
+        """
+        images = {len(feed.parts[split].classes) if split in feed.parts else 0 for feed in self.feeds}
+        return len(images) == 1 and all(norm.tracks for _, norm in self.norms)
+
+    @torch.no_grad()
+    def _look(self, split: str) -> list[Float[Tensor, "members some outputs"]]:
+        """Every member's outputs for all images of this part, everything in eval mode, chunk after chunk."""
+        parts = [feed.parts[split] for feed in self.feeds]
+        images = len(parts[0].classes)
+        modes = {f"{name}.mode": torch.zeros_like(self.active) for name, _ in self.norms}
+        masks = {f"{name}.mask": torch.ones_like(self.active, dtype=self.codes.dtype) for name, _ in self.dropouts}
+        named = {**self.weights, **self.stack, **modes, **masks}
+
+        def look(*given: Tensor) -> list[Tensor]:
+            return [vmap(self._outputs)(dict(zip(named, given[:-1], strict=True)), given[-1])[0]]
+
+        found = []
+        for first in range(0, images, EVALUATION_BATCH):
+            at = torch.arange(first, first + EVALUATION_BATCH, device=parts[0].rows.device) % images
+            given = *named.values(), torch.stack([part.images(at) for part in parts])
+            self.looking = self.looking or capture(look, *given)
+            found.append(self.looking(*given)[0][:, : images - first])
+        return found
 
     def _slice(self, index: int) -> State:
         """One member's state of the rest of the net."""

@@ -71,6 +71,18 @@ class Means:
         return "cuda" if self.device != "cpu" and self.offer[1] else "cpu"
 
     @property
+    def here(self) -> str:
+        """The device of this machine on which speeds are measured: that of the runs, if there is one here too."""
+        return "cuda" if self.place == "cuda" and torch.cuda.is_available() else "cpu"
+
+    @property
+    def units(self) -> int:
+        """Into how many fleets runs are divided at least, so that nobody is without work, whatever --workers says."""
+        if self.is_elsewhere:
+            return self.processes
+        return (os.cpu_count() or 1) if self.place == "cpu" else 1
+
+    @property
     def processes(self) -> int:
         """How many train at once: one per core, or one for a GPU, which is full with one."""
         if self.executor == "serial":
@@ -116,10 +128,9 @@ class Job:
         """What is missing, with its forecast, told to the user."""
         made = plan(self.wanted, lambda name, weights: self.store.has(name, weights=weights), keep=self.means.keep)
         if made.missing and self.means.executor != "serial":
-            cores = self.means.processes if self.means.is_elsewhere else os.cpu_count() or 1
-            widths, shape = Widths(cores), self.data.images.shape[1:]
+            widths, shape = Widths(self.means.units, self.means.here), self.data.images.shape[1:]
             made = grouped(made, lambda run, count: widths.of(run, count, shape))
-        self.forecast = forecast(made, self.size, self.means.processes)
+        self.forecast = forecast(made, self.size, self.means.processes, self.means.here)
         made = ordered(made, self.forecast.units)
         self.stored_before = made.stored
         self.listener.planned(made, self.forecast, self.means.processes)
@@ -169,7 +180,7 @@ class Job:
 
     def _execute(self, made: Plan) -> None:
         means = self.means
-        memory, disk = room(means.processes)
+        memory, disk = room(means.processes, means.here)
         setting = Setting(
             store=self.store.folder.absolute(),
             data={digest: folder.absolute() for digest, folder in self.folders.items()},

@@ -207,14 +207,21 @@ def set_rates(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def evaluate(net: nn.Module, feed: Feed, step: int, splits: Sequence[str]) -> list[Point]:
     """Accuracy and mean loss on these parts of the task, everything in eval mode."""
     net.eval()
-    curve = []
-    for split in splits:
-        part = feed.parts[split]
-        outputs = torch.cat([net(images) for images in part.chunks(EVALUATION_BATCH)])
-        right = feed.predict(outputs) == part.classes
-        curve.append(Point(step, split, "accuracy", right.double().mean().item()))
-        curve.append(Point(step, split, "loss", feed.loss(outputs, part.classes).item()))
-    return curve
+    return [
+        point
+        for split in splits
+        for point in points(feed, step, split, [net(images) for images in feed.parts[split].chunks(EVALUATION_BATCH)])
+    ]
+
+
+def points(feed: Feed, step: int, split: str, chunks: Sequence[Float[Tensor, "some outputs"]]) -> list[Point]:
+    """Accuracy and mean loss on a part of the task, of which these are the outputs, chunk after chunk."""
+    outputs, classes = torch.cat(list(chunks)), feed.parts[split].classes
+    right = feed.predict(outputs) == classes
+    return [
+        Point(step, split, "accuracy", right.double().mean().item()),
+        Point(step, split, "loss", feed.loss(outputs, classes).item()),
+    ]
 
 
 def looked_at(feed: Feed, recipe: Recipe, step: int) -> list[str]:

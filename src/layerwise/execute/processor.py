@@ -20,8 +20,10 @@ def has_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def room(processes: int) -> tuple[int, int]:
-    """Bytes of memory and of disk for what frozen layers give, for each of so many processes on this machine."""
+def room(processes: int, device: str = "cpu") -> tuple[int, int]:
+    """Bytes of the device and of disk for what frozen layers give, for each of so many processes on this machine."""
+    if device != "cpu":
+        return int(FEATURES * torch.cuda.mem_get_info()[0] / processes), 0
     memory, disk = psutil.virtual_memory().available, shutil.disk_usage(tempfile.gettempdir()).free
     return int(FEATURES * memory / processes), int(FEATURES * disk / processes)
 

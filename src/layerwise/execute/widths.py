@@ -25,6 +25,7 @@ class Widths:
     """
 
     cores: int
+    device: str = "cpu"
     file: Path = field(default_factory=lambda: cache_folder() / f"fleets-{machine()}.json")
 
     def __post_init__(self) -> None:
@@ -32,7 +33,7 @@ class Widths:
 
     def of(self, run: Run, count: int, shape: tuple[int, int, int]) -> int:
         """The width of units of so many runs like this one: all equally wide, no core without work; 1 is no fleet."""
-        most = widest(run, shape)
+        most = widest(run, shape, self.device)
         if most == 1 or count == 1:
             return 1
         units = max(-(-count // most), min(self.cores, count))
@@ -41,9 +42,9 @@ class Widths:
 
     def _is_worth(self, run: Run, shape: tuple[int, int, int], width: int) -> bool:
         """Is a fleet of this width faster than its members one after the other?"""
-        name = f"{width} {kind(run, shape).name}"
+        name = f"{width} {kind(run, shape, self.device).name}"
         if name not in self.known:
-            self.known[name] = _measured(run, shape, width)
+            self.known[name] = _measured(run, shape, width, self.device)
             self._write()
         return self.known[name]
 
@@ -68,13 +69,13 @@ class Widths:
             pass  # it will be measured anew
 
 
-def _measured(run: Run, shape: tuple[int, int, int], width: int) -> bool:
+def _measured(run: Run, shape: tuple[int, int, int], width: int, device: str) -> bool:
     stages = range(len(run.recipes))
     try:
-        together = sum(speed(run, stage, shape, width).step for stage in stages)
+        together = sum(speed(run, stage, shape, width, device).step for stage in stages)
     except Exception:  # a net that cannot be mapped over its members, for whatever reason, is trained by itself
         return False
-    return together < WORTH * width * sum(speed(run, stage, shape, 1).step for stage in stages)
+    return together < WORTH * width * sum(speed(run, stage, shape, 1, device).step for stage in stages)
 
 
 def cache_folder() -> Path:
