@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from layerwise.data.dataset import DataSet
+from layerwise.features import is_channels_last
 from layerwise.nets import architecture
 from layerwise.randomness import generator
 from layerwise.run import Run
@@ -39,9 +40,9 @@ def taken(pool: Pool, rows: Int[Tensor, " some"]) -> Float[Tensor, "some ..."]:
     """Some images of a pool. On a CPU `index_select` copies images whole, several times faster than indexing does."""
     if not isinstance(pool, Tensor):
         return pool[rows]
-    if pool.is_contiguous():
-        return pool.index_select(0, rows)
-    return pool.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)  # channels last
+    if is_channels_last(pool):
+        return pool.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+    return pool.index_select(0, rows)
 
 
 @dataclass(frozen=True)

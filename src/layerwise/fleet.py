@@ -80,7 +80,8 @@ def train_fleet(
     net, found = _laid_out(runs, feeds[0])
     for stage in range(len(runs[0].recipes)):
         if any(member.lost is None for member in members):
-            _Stage(members, stage, net, found, prefix or Prefix()).train()
+            with arithmetic(runs[0].recipes[stage], feeds[0]):
+                _Stage(members, stage, net, found, prefix or Prefix()).train()
     return [member.result() for member in members]
 
 
@@ -91,8 +92,14 @@ def rehearse(
     members = [
         _Member(run, feed, source, source.weights) for run, feed, source in zip(runs, feeds, sources, strict=True)
     ]
-    made = _Stage(members, stage, *_laid_out(runs, feeds[0]), Prefix())
-    return lambda: made.step(0)
+    with arithmetic(runs[0].recipes[stage], feeds[0]):
+        made = _Stage(members, stage, *_laid_out(runs, feeds[0]), Prefix())
+
+    def step() -> None:
+        with arithmetic(runs[0].recipes[stage], feeds[0]):
+            made.step(0)
+
+    return step
 
 
 def _laid_out(runs: Sequence[Run], feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
@@ -163,19 +170,19 @@ class _Stage:
 
     def _beyond(self, index: int, frozen: Sequence[Layer], first: nn.Module, prefix: Prefix) -> Feed:
         """What a member's rest is fed with; members with equal frozen layers and one pool share it."""
-        return prefix.beyond(self.net, self.states[index], frozen, first, self.members[index].feed)
+        feed = self.members[index].feed
+        return prefix.beyond(self.net, self.states[index], frozen, first, feed, self.recipe.precision)
 
     def train(self) -> None:
         """Take the stage's steps; leaves its results in the members."""
-        with arithmetic(self.recipe, self.members[0].feed):
-            if self.recipe.evaluates_after(0):
-                self._evaluate(0)
-            for step in range(self.recipe.steps):
-                self.step(step)
-                if self.recipe.evaluates_after(step + 1):
-                    self._evaluate(step + 1)
-                if not self.active.any():
-                    break
+        if self.recipe.evaluates_after(0):
+            self._evaluate(0)
+        for step in range(self.recipe.steps):
+            self.step(step)
+            if self.recipe.evaluates_after(step + 1):
+                self._evaluate(step + 1)
+            if self.is_over:
+                break
         for index, member in enumerate(self.members):
             member.previous = {**self.states[index], **self._slice(index)}
             if len(member.steps) == self.stage:
@@ -237,6 +244,7 @@ class _Stage:
 
     def _set_modes(self) -> None:
         """Have each member's norms in its own mode, and note which weights are trained for some members only."""
+        self.is_over = not self.active.any()
         self.partly = [name for name in self.learnt if not self._on(name).all()]
         for name, _ in self.norms:
             self.stack[f"{name}.mode"] = self._on(name)

@@ -73,8 +73,8 @@ def train(run: Run, feed: Feed, source: Trained | None = None, ahead: Ahead = wh
         state = begin(run, stage, found, feed.shape, previous, rewound)
         net.load_state_dict(state)
         initial = initial or state
-        with torch.random.fork_rng(devices=[]):  # for nets that draw from it: the caller's stream is not touched
-            torch.default_generator.manual_seed(seed("torch", run.seed, run.task.stream, run.draw, stage))
+        drawn = seed("torch", run.seed, run.task.stream, run.draw, stage)
+        with _stream(drawn, feed), arithmetic(run.recipes[stage], feed):
             curve += _Stage(run, stage, net, found, feed, ahead, ends[-1]).train()
         ends.append(curve[-1].step)
         previous = {n: tensor.clone(memory_format=torch.contiguous_format) for n, tensor in net.state_dict().items()}
@@ -110,24 +110,33 @@ class _Stage:
     def step(self, step: int) -> None:
         """One update of all that is trained."""
         batch = next(self.order)
-        with arithmetic(self.recipe, self.feed):
-            loss = self.feed.loss(self.rest(self.part.images(batch)), self.part.classes[batch])
-            finite(self.run, [Point(self.before + step, "train", "loss", loss.item())])
-            if self.optimiser:
-                set_rates(self.optimiser, self.recipe.rate_at(step))
-                self.optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimiser.step()
+        loss = self.feed.loss(self.rest(self.part.images(batch)), self.part.classes[batch])
+        finite(self.run, [Point(self.before + step, "train", "loss", loss.item())])
+        if self.optimiser:
+            set_rates(self.optimiser, self.recipe.rate_at(step))
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
 
     def points(self, step: int) -> list[Point]:
         """The points of the learning curve after so many steps, if any; leaves the net as training wants it."""
         found: list[Point] = []
         if self.recipe.evaluates_after(step):
             seen = looked_at(self.feed, self.recipe, step)
-            with arithmetic(self.recipe, self.feed):
-                found = finite(self.run, evaluate(self.rest, self.feed, self.before + step, seen))
+            found = finite(self.run, evaluate(self.rest, self.feed, self.before + step, seen))
         set_modes(self.net, self.found, self.trained, frozen_dropout=self.recipe.frozen_dropout)
         return found
+
+
+@contextmanager
+def _stream(drawn: int, feed: Feed) -> Iterator[None]:
+    """PyTorch's global stream, for nets that draw from it, seeded; the caller's is not touched."""
+    device = feed.codes.device
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        torch.default_generator.manual_seed(drawn)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(drawn)
+        yield
 
 
 @contextmanager
@@ -138,7 +147,8 @@ def arithmetic(recipe: Recipe, feed: Feed) -> Iterator[None]:
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
     try:
-        with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        # A cache would keep the weights as they were cast before they were updated.
+        with torch.autocast(device, torch.bfloat16, recipe.precision == "bfloat16", cache_enabled=False):
             yield
     finally:
         if device == "cuda":
@@ -149,9 +159,15 @@ def rehearse_alone(run: Run, stage: int, feed: Feed, source: Trained, ahead: Ahe
     """A step of a run's stage, ready to be taken again and again, to see how long it takes."""
     net, found = _laid_out(run, feed)
     net.load_state_dict(begin(run, stage, found, feed.shape, source.weights, source.initial))
-    made = _Stage(run, stage, net, found, feed, ahead, 0)
-    made.points(-1)
-    return lambda: made.step(0)
+    with arithmetic(run.recipes[stage], feed):
+        made = _Stage(run, stage, net, found, feed, ahead, 0)
+        made.points(-1)
+
+    def step() -> None:
+        with arithmetic(run.recipes[stage], feed):
+            made.step(0)
+
+    return step
 
 
 def _laid_out(run: Run, feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
