@@ -9,7 +9,7 @@ own initial weights, data order, dropout masks and batch-norm modes: in float64 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -19,30 +19,20 @@ from torch.nn import functional as F
 
 from layerwise.batched import BatchNorm, Dropout, adapt
 from layerwise.captured import capture
+from layerwise.curve import EVALUATION_BATCH, Point, evaluate, finite, looked_at, newest_accuracy, points
 from layerwise.dropout import draw_mask, dropout_draws
 from layerwise.errors import Diverged
-from layerwise.feed import Feed, Order, taken
+from layerwise.feed import Batches, Feed
 from layerwise.layers import Layer, fit, layers
 from layerwise.nets import build
 from layerwise.operations import members_together
+from layerwise.optimiser import build_optimiser, set_rates
 from layerwise.prefix import Prefix, frozen_depth, split
 from layerwise.run import Recipe, Run
 from layerwise.start import State, begin
-from layerwise.train import (
-    EVALUATION_BATCH,
-    Point,
-    Trained,
-    arithmetic,
-    build_optimiser,
-    evaluate,
-    finite,
-    looked_at,
-    newest_accuracy,
-    points,
-    set_rates,
-)
+from layerwise.train import Trained, arithmetic
 
-AHEAD = 64  # steps whose data order is drawn at once
+UNSEEN = 64  # steps after which losses are looked at: each look waits for all that is under way
 
 
 @dataclass
@@ -135,7 +125,7 @@ class _Stage:
         self._set_modes()
         self.before = [sum(member.steps) for member in members]  # steps of earlier stages, as they were taken
         self.optimiser = build_optimiser(self.weights, found, self.trained.any(0).tolist(), self.recipe, fused=True)
-        self.batches = _Batches([member.run for member in members], stage, self.feeds)
+        self.batches = Batches([member.run for member in members], stage, self.feeds)
         self.draws = [dropout_draws(net, found, member.run, stage) for member in members]
         self.dropouts = [(name, module) for name, module in self.body.named_modules() if isinstance(module, Dropout)]
         self.captured: Callable[..., Sequence[Tensor]] | None = None  # a step
@@ -201,7 +191,7 @@ class _Stage:
             self._update(self.optimiser, found, step)
         self.stack.update(zip(self.left, found[len(self.learnt) :], strict=True))
         self.losses.append(losses)
-        if len(self.losses) == AHEAD:
+        if len(self.losses) == UNSEEN:
             self._drop_diverged(step)
 
     def _both_ways(self, *given: Tensor) -> list[Tensor | None]:
@@ -335,36 +325,3 @@ class _Stage:
         """One member's state of the rest of the net."""
         named = {**self.weights, **self.stack}
         return {name: named[name][index].detach().clone() for name in self.rest.state_dict()}
-
-
-class _Batches:
-    """The members' batches, a step at a time: images (members, batch, ...) and what their outputs aim at.
-
-    The aims are codes (members, batch, outputs), or the classes themselves (members, batch).
-    """
-
-    def __init__(self, runs: Sequence[Run], stage: int, feeds: Sequence[Feed]) -> None:
-        self.parts = [feed.parts["train"] for feed in feeds]
-        self.codes = [feed.codes if feed.is_bits else None for feed in feeds]
-        self.orders = [Order(run, stage, len(part.classes)) for run, part in zip(runs, self.parts, strict=True)]
-        neighbours = groupby(range(len(runs)), lambda k: id(self.parts[k].pool))
-        self.pools = [(self.parts[members[0]].pool, members) for members in (list(same) for _, same in neighbours)]
-        self.left = 0
-
-    def next(self) -> tuple[Tensor, Tensor]:
-        if self.left == 0:
-            self._draw()
-        step, self.left = AHEAD - self.left, self.left - 1
-        rows = self.rows[step]
-        found = [taken(pool, rows[members[0] : members[-1] + 1].flatten()) for pool, members in self.pools]
-        images = found[0] if len(found) == 1 else torch.cat(found)
-        return images.view(*rows.shape, *images.shape[1:]), self.aims[step]
-
-    def _draw(self) -> None:
-        """Rows of the pools and aims for the next steps: (steps, members, batch, ...)."""
-        taken = [order.take(AHEAD).to(part.rows.device) for order, part in zip(self.orders, self.parts, strict=True)]
-        self.rows = torch.stack([part.rows[at] for part, at in zip(self.parts, taken, strict=True)], 1)
-        classes = [part.classes[at] for part, at in zip(self.parts, taken, strict=True)]
-        aims = [own if codes is None else codes[own] for codes, own in zip(self.codes, classes, strict=True)]
-        self.aims = torch.stack(aims, 1)
-        self.left = AHEAD

@@ -7,38 +7,25 @@ hold them (so neither momentum nor weight decay moves them), no gradient reaches
 norm and dropout included, runs in eval mode.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from layerwise.curve import Point, evaluate, finite, looked_at, newest_accuracy
 from layerwise.dropout import seed_dropout
-from layerwise.errors import Diverged, LayersError
 from layerwise.feed import Feed, batches, layout
 from layerwise.layers import Layer, fit, layers, set_modes
 from layerwise.nets import build
+from layerwise.optimiser import build_optimiser, set_rates
 from layerwise.randomness import seed
-from layerwise.run import Recipe, Run, key
+from layerwise.run import Recipe, Run
 from layerwise.start import State, begin
 
-EVALUATION_BATCH = 100
-
-
 Ahead = Callable[[Run, int, nn.Module, Sequence[Layer], Feed], tuple[nn.Module, Feed]]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One measurement on the way: after so many optimiser steps, on one part of the task."""
-
-    step: int
-    split: str  # train, validation, test
-    quantity: str  # accuracy (a fraction) or loss
-    value: float
 
 
 @dataclass(frozen=True)
@@ -177,84 +164,3 @@ def _laid_out(run: Run, feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
     fit(run.treatment, run.net, found)
     net.to(memory_format=layout(channels_last=run.recipes[0].channels_last))  # type: ignore[call-overload]
     return net, found
-
-
-def build_optimiser(
-    weights: Mapping[str, Tensor],
-    found: Sequence[Layer],
-    trained: Sequence[bool],
-    recipe: Recipe,
-    *,
-    fused: bool = False,
-) -> torch.optim.Optimizer | None:
-    """An optimiser that holds the trained layers only, a group for each rate; nothing where no layer is trained."""
-    if recipe.layer_rates and len(recipe.layer_rates) != len(found):
-        raise LayersError(
-            f"the recipe has layer_rates for {len(recipe.layer_rates)} layers; the net has {len(found)}: "
-            + " ".join(layer.name for layer in found)
-        )
-    by_rate: dict[float, list[Tensor]] = {}
-    for k, (layer, on) in enumerate(zip(found, trained, strict=True)):
-        parameters = [weights[name].requires_grad_(on) for name in layer.parameters if name in weights]
-        if on and parameters:
-            by_rate.setdefault(recipe.layer_rates[k] if recipe.layer_rates else 1.0, []).extend(parameters)
-    if not by_rate:
-        return None
-    groups = [{"params": parameters, "multiplier": rate} for rate, parameters in by_rate.items()]
-    if recipe.optimiser == "adam":
-        return torch.optim.Adam(groups, lr=recipe.rate, weight_decay=recipe.weight_decay, fused=fused or None)
-    return torch.optim.SGD(
-        groups,
-        lr=recipe.rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=fused or None,
-    )
-
-
-def set_rates(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the step's learning rate, times each layer's multiplier."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["multiplier"]
-
-
-@torch.no_grad()
-def evaluate(net: nn.Module, feed: Feed, step: int, splits: Sequence[str]) -> list[Point]:
-    """Accuracy and mean loss on these parts of the task, everything in eval mode."""
-    net.eval()
-    return [
-        point
-        for split in splits
-        for point in points(feed, step, split, [net(images) for images in feed.parts[split].chunks(EVALUATION_BATCH)])
-    ]
-
-
-def points(feed: Feed, step: int, split: str, chunks: Sequence[Float[Tensor, "some outputs"]]) -> list[Point]:
-    """Accuracy and mean loss on a part of the task, of which these are the outputs, chunk after chunk."""
-    outputs, classes = torch.cat(list(chunks)), feed.parts[split].classes
-    right = feed.predict(outputs) == classes
-    return [
-        Point(step, split, "accuracy", right.double().mean().item()),
-        Point(step, split, "loss", feed.loss(outputs, classes).item()),
-    ]
-
-
-def looked_at(feed: Feed, recipe: Recipe, step: int) -> list[str]:
-    """The training samples are looked at in the end, and on the way only by a recipe that stops on their accuracy."""
-    everything = recipe.stop_at is not None or step == recipe.steps
-    return [split for split in feed.parts if everything or split != "train"]
-
-
-def finite(run: Run, points: list[Point]) -> list[Point]:
-    """These points; raises Diverged at the first that is no number."""
-    for point in points:
-        if not math.isfinite(point.value):
-            what = f"{point.quantity} {point.value} at step {point.step}"
-            raise Diverged(f"run {key(run)} ({run.treatment}, seed {run.seed}) {what}")
-    return points
-
-
-def newest_accuracy(curve: Sequence[Point]) -> float:
-    """The newest accuracy on the training samples themselves."""
-    return next(p.value for p in reversed(curve) if (p.split, p.quantity) == ("train", "accuracy"))

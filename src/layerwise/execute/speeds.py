@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from layerwise.curve import EVALUATION_BATCH
 from layerwise.execute.processor import as_workers_do
 from layerwise.feed import Feed, Part, layout
 from layerwise.fleet import rehearse
@@ -16,7 +17,7 @@ from layerwise.nets import build
 from layerwise.prefix import Prefix, frozen_depth, split
 from layerwise.run import Run
 from layerwise.tasks import codes
-from layerwise.train import EVALUATION_BATCH, Trained, rehearse_alone
+from layerwise.train import Trained, rehearse_alone
 
 WARM_UP, TIMED = 2, 7
 ENOUGH_SECONDS = 0.3  # of timing one thing
