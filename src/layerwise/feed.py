@@ -212,9 +212,9 @@ class Batches:
 
     def _draw(self) -> None:
         """Rows of the pools and aims for the next steps: (steps, members, batch, ...)."""
-        taken = [order.take(DRAWN).to(part.rows.device) for order, part in zip(self.orders, self.parts, strict=True)]
-        self.rows = torch.stack([part.rows[at] for part, at in zip(self.parts, taken, strict=True)], 1)
-        classes = [part.classes[at] for part, at in zip(self.parts, taken, strict=True)]
+        drawn = [order.take(DRAWN).to(part.rows.device) for order, part in zip(self.orders, self.parts, strict=True)]
+        self.rows = torch.stack([part.rows[at] for part, at in zip(self.parts, drawn, strict=True)], 1)
+        classes = [part.classes[at] for part, at in zip(self.parts, drawn, strict=True)]
         aims = [own if codes is None else codes[own] for codes, own in zip(self.codes, classes, strict=True)]
         self.aims = torch.stack(aims, 1)
         self.left = DRAWN
