@@ -56,6 +56,7 @@ class Timing:
     training: float  # seconds of the training phase
     process: float  # seconds of the whole process, with the start of Python and imports
     others: float  # cores that somebody else kept busy just before
+    forecast: float | None = None  # what layerwise had expected of the training phase
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,12 @@ def main() -> None:
     print("{cpu}, {cores} cores, matrix products at {gflops:.0f} GFLOP/s, torch {torch}".format(**found["machine"]))
     try:
         for name in [name for name in asked.workloads if name not in OF_THE_STORE]:
+            if missing := [folder for folder in WORKLOADS[name].shared if not (place.shared / folder).is_dir()]:
+                print(f"\n({name}) is left out: {place.shared / missing[0]} is not here; name its folder with --shared")
+                continue
             found["workloads"][name] = compared = compare(name, place, asked.repeats, found["machine"]["gflops"] * 1e9)
             print(f"\n({name}) {in_words(compared)}", flush=True)
+            asked.out.write_text(json.dumps(found, indent=1) + "\n")
         if {*OF_THE_STORE} & {*asked.workloads}:
             found["workloads"]["e, f"] = measure_store(place)
     except LayerwiseError as error:
@@ -165,7 +170,7 @@ def measure(side: str, name: str, folder: Path, runs: Sequence[Run], place: Plac
         store = Path(inside) / "store"
         shutil.copytree(folder / "store", store)
         ended = timed(ours(name, store, place))
-        return Timing(side, training_phase(ended), ended.seconds, others), stored(store, runs)
+        return Timing(side, training_phase(ended), ended.seconds, others, forecast(ended)), stored(store, runs)
 
 
 def timed(command: Sequence[str]) -> Ended:
@@ -191,6 +196,13 @@ def training_phase(ended: Ended) -> float:
         said = "".join(line for _, line in ended.errors)
         sys.exit(f"layerwise did not say when it had planned and when it had finished:\n{said}")
     return done[-1] - planned[0]
+
+
+def forecast(ended: Ended) -> float:
+    """The seconds of the first plan line: "forecast 2 min 31 s on 2 cores"."""
+    planned = next(line for _, line in ended.errors if line.startswith("Plan: "))
+    told = re.findall(r"([\d.]+) (h|min|s)\b", planned.partition("forecast")[2].partition(" on ")[0])
+    return sum(float(number) * {"h": 3600, "min": 60, "s": 1}[unit] for number, unit in told)
 
 
 def stored(store: Path, runs: Sequence[Run]) -> dict[str, float]:
@@ -245,7 +257,9 @@ def in_words(found: dict[str, Any]) -> str:
     for side, seconds in found["seconds"].items():
         share = f"{found['of_peak'][shares[side]]:.1%}" if side in shares else ""
         lines.append(f"  {side:26}" + "".join(f"{ranged(seconds[kind], ' s'):>28}" for kind in KINDS) + f"{share:>13}")
+    told = [(timing["forecast"], timing["training"]) for timing in found["timings"] if timing["forecast"] is not None]
     lines.append(f"  {'times faster':26}" + "".join(f"{ranged(found['ratios'][kind]):>28}" for kind in KINDS))
+    lines.append("  forecast: " + ", ".join(f"{expected:.0f} s and took {taken:.0f} s" for expected, taken in told))
     counted = {kind: f"{count / 1e12:.3g} TFLOP" for kind, count in found["operations"].items()}
     lines.append(f"  the peak's share is counted by the training steps as plain does them, {counted['plain']};")
     lines.append(

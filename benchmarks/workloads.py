@@ -36,6 +36,7 @@ class Workload:
     locator: Callable[[Place], str]  # of the data
     runs: Callable[[DataSet, Place], list[Run]]
     command: Callable[[Place], list[str]] | None = None  # what a user types for it, where there is a command
+    shared: tuple[str, ...] = ()  # folders of the shared data that it needs
 
 
 def sources(runs: list[Run]) -> list[Run]:
@@ -129,6 +130,6 @@ def probe_runs(data: DataSet, place: Place) -> list[Run]:
 WORKLOADS = {
     "a": Workload("Gutstein's study at the paper's scale", glyphs, gutstein_runs, gutstein_command),
     "b": Workload("Gutstein's targets with n = 4 and 5, which train two layers or one", glyphs, deep_runs),
-    "c": Workload("Yosinski's grid on halves of CIFAR-10", cifar, yosinski_runs),
-    "d": Workload("linear probes of a ResNet-20", probe_images, probe_runs),
+    "c": Workload("Yosinski's grid on halves of CIFAR-10", cifar, yosinski_runs, shared=("cifar10",)),
+    "d": Workload("linear probes of a ResNet-20", probe_images, probe_runs, shared=("cifar10", "pretrained")),
 }

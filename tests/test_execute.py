@@ -20,6 +20,7 @@ from layerwise.execute import forecast as forecasting
 from layerwise.execute import local, serial, work
 from layerwise.execute.forecast import OVERHEAD_SECONDS, Size, forecast
 from layerwise.execute.plan import Unit, grouped, plan
+from layerwise.execute.queue import Queue
 from layerwise.execute.speeds import Speed
 from layerwise.execute.work import Outcome, Worker
 from layerwise.nets import NETS, Architecture
@@ -266,7 +267,7 @@ def test_a_killed_worker_is_replaced_and_its_runs_done_again(blobs: DataSet, tmp
 def test_a_unit_that_kills_two_workers_has_failed_and_so_have_its_targets(blobs: DataSet) -> None:
     runs = grid(blobs, sources=1)
     source, control, two, five = runs
-    queue = local.Queue(grouped(plan(runs, nothing), lambda _run, _count: 2))
+    queue = Queue(grouped(plan(runs, nothing), lambda _run, _count: 2))
     unit, waits = queue.take() or (None, None)
     assert unit is not None
     assert set(unit.runs) == {source, control}
@@ -287,7 +288,7 @@ def test_a_unit_that_kills_two_workers_has_failed_and_so_have_its_targets(blobs:
 def test_a_fleet_goes_on_without_those_whose_source_was_lost(blobs: DataSet) -> None:
     runs = grid(blobs)
     made = grouped(plan(runs, nothing), lambda _run, count: 2 if count == 2 else 1)
-    queue = local.Queue(made)
+    queue = Queue(made)
     sources = [unit for unit in made.units if unit.runs[0].source is None]
     for unit in sources:
         assert queue.take() == (unit, False)
@@ -303,7 +304,7 @@ def test_a_fleet_goes_on_without_those_whose_source_was_lost(blobs: DataSet) -> 
 
 
 def test_a_unit_that_somebody_else_trains_comes_last_and_is_waited_for(blobs: DataSet) -> None:
-    queue = local.Queue(plan(grid(blobs, sources=2)[::4], nothing))
+    queue = Queue(plan(grid(blobs, sources=2)[::4], nothing))
     first, _ = queue.take() or (None, None)
     assert first is not None
     assert queue.settle(first, [Outcome(key(first.runs[0]), "busy")]) == []
@@ -421,7 +422,7 @@ def test_a_forecast_by_hand(blobs: DataSet, monkeypatch: pytest.MonkeyPatch) -> 
     """From made-up speeds: what is computed ahead, steps, evaluations and storing, for the missing runs alone."""
     runs = grid(blobs, sources=1, recipe=replace(RECIPE, steps=200, evaluate_every=50))
     made_up = Speed(ready=1.0, step=0.01, look=0.001, ahead=0.002)
-    monkeypatch.setattr(forecasting, "speed", lambda run, stage, shape, width: made_up)
+    monkeypatch.setattr(forecasting, "speed", lambda run, stage, shape, width, device: made_up)
     made = grouped(plan(runs, nothing), lambda _run, count: count)
     sizes = {run: Size((1, 32, 32), 16, 20, 100) for run in runs}
     expected = forecast(made, sizes.__getitem__, workers=2)

@@ -70,7 +70,7 @@ def both(data: DataSet, made: Sequence[Run]) -> tuple[list[Trained | Diverged], 
 
 
 def fed(run: Run, data: DataSet) -> Feed:
-    return feed(run.task, data, run.net, run.recipes[0].precision, run.recipes[0].channels_last)
+    return feed(run.task, data, run.net, run.recipes[0].dtype_name, run.recipes[0].channels_last)
 
 
 def assert_equal(one: Trained | Diverged, other: Trained | Diverged, within: float = 1e-10) -> None:
@@ -123,6 +123,27 @@ def test_channels_last_is_a_layout_and_no_other_arithmetic(text: str) -> None:
     for one, other, row in zip(fleet, alone, rows, strict=True):
         assert_equal(one, other)
         assert_equal(one, row)
+
+
+@pytest.mark.parametrize("text", ["R*", "FFRR", "RFTR"])
+def test_bfloat16_is_as_rough_as_it_is_alone(blobs: DataSet, text: str) -> None:
+    """Batch norm's statistics are summed in float32, as in PyTorch, and evaluated weights are those of the moment."""
+    recipe = replace(RECIPES["momentum"], steps=30, evaluate_every=10, precision="bfloat16")
+    fleet, alone = both(blobs, runs(blobs, [text] * 3, recipe, "onehot"))
+    exact = both(blobs, runs(blobs, [text] * 3, replace(recipe, precision="float32"), "onehot"))[1]
+    for one, other, float32 in zip(fleet, alone, exact, strict=True):
+        assert isinstance(one, Trained)
+        assert isinstance(other, Trained)
+        assert isinstance(float32, Trained)
+        losses = [[p.value for p in made.curve if p.quantity == "loss"] for made in (one, other)]
+        assert losses[0] == pytest.approx(losses[1], abs=0.1, rel=0.1)
+        assert len(set(losses[0])) > 3
+        for name in one.weights:
+            if name.endswith(("running_mean", "running_var")):
+                torch.testing.assert_close(one.weights[name], other.weights[name], atol=0.05, rtol=0.05)
+                assert one.weights[name].dtype == torch.float32
+                assert not torch.equal(one.weights[name], one.weights[name].bfloat16().float())
+        assert any(not torch.equal(one.weights[name], float32.weights[name]) for name in one.weights)
 
 
 def test_frozen_is_frozen_to_the_byte(blobs: DataSet) -> None:

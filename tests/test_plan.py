@@ -195,12 +195,12 @@ def measuring(monkeypatch: pytest.MonkeyPatch, step: Callable[[int], float], mos
     """Fake measuring: a step of so many members takes so long; gives the widths that were measured."""
     asked: list[int] = []
 
-    def speed(run: Run, stage: int, shape: tuple[int, int, int], width: int) -> SimpleNamespace:
+    def speed(run: Run, stage: int, shape: tuple[int, int, int], width: int, device: str) -> SimpleNamespace:
         asked.append(width)
         return SimpleNamespace(step=step(width))
 
     monkeypatch.setattr(widths, "speed", speed)
-    monkeypatch.setattr(widths, "widest", lambda run, shape: most)
+    monkeypatch.setattr(widths, "widest", lambda run, shape, device: most)
     return asked
 
 
@@ -256,6 +256,21 @@ def test_two_studies_at_once_keep_to_what_the_first_found(monkeypatch: pytest.Mo
     again = measuring(monkeypatch, lambda width: 1.0)
     assert [Widths(1, remembered).of(run, 8, SHAPE) for run in (SOURCE, target("F5R"))] == [8, 1]
     assert again == []
+
+
+def test_a_store_that_moves_keeps_its_fleets(monkeypatch: pytest.MonkeyPatch, remembered: Path, tmp_path: Path) -> None:
+    """Another machine, another cache, another speed: a study that is resumed there forms the fleets that it had."""
+    beside = tmp_path / "store" / "fleets.json"
+    measuring(monkeypatch, lambda width: 1.0)
+    assert Widths(1, remembered, beside).of(SOURCE, 8, SHAPE) == 8
+    measuring(monkeypatch, lambda width: float(width) ** 2)
+    elsewhere = remembered.with_name("elsewhere.json")
+    assert Widths(1, elsewhere, beside).of(SOURCE, 8, SHAPE) == 8
+    assert Widths(1, elsewhere).of(SOURCE, 8, SHAPE) == 1
+    assert Widths(1, elsewhere, beside).of(SOURCE, 8, SHAPE) == 8  # the store's word counts
+    other = tmp_path / "other" / "fleets.json"
+    assert Widths(1, remembered, other).of(SOURCE, 8, SHAPE) == 8  # as on this machine before
+    assert Widths(1, elsewhere, other).of(SOURCE, 8, SHAPE) == 8
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'{"8 ', b"[1]", b"null", b'{"8 x": "yes"}', b"7"])

@@ -20,7 +20,7 @@ from layerwise.nets import NETS, Architecture, build
 from layerwise.prefix import Prefix, frozen_depth, split
 from layerwise.run import Recipe, Run
 from layerwise.tasks import Parts, Task
-from layerwise.train import train
+from layerwise.train import arithmetic, train
 from layerwise.treatment import Treatment
 
 RECIPE = Recipe(20, 6, 0.05, precision="float64", evaluate_every=10)
@@ -131,6 +131,63 @@ def test_features_are_the_same_bits_in_memory_in_a_file_and_computed_each_time(b
         assert [part.classes.tolist() for part in one.parts.values()] == [
             part.classes.tolist() for part in food.parts.values()
         ]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_features_are_of_the_recipes_precision_wherever_they_are_kept(blobs: DataSet, depth: int) -> None:
+    """Bug: those that were kept were float32 for bfloat16 recipes, those computed each time were not."""
+    recipe = replace(RECIPE, precision="bfloat16")
+    run = run_of(blobs, "F" * depth + "R" * (4 - depth), recipe)
+    food = feed(run.task, blobs, "stack")
+    net, found = net_of(0, blobs)
+    with arithmetic(recipe, food), torch.no_grad():
+        kept = [
+            images(prefix.ahead(run, 0, net.float(), found, food)[1]) for prefix in (room(), room(0, 2**30), room(0, 0))
+        ]
+        rest, cut_off = room().ahead(run, 0, net, found, food)
+        assert torch.equal(rest.eval()(images(cut_off)), net.eval()(images(food)))
+    for one in kept:
+        assert one.dtype == torch.bfloat16
+        assert torch.equal(one, kept[0])
+
+
+class Patches(nn.Module):
+    """An image's patches as tokens: a tensor that lies in memory otherwise than it is read."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.cut = nn.Conv2d(channels, 6, 8, stride=8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cut(x).flatten(2).transpose(1, 2)
+
+
+def tokens(channels: int, size: int, outputs: int) -> nn.Module:
+    """Four layers that pass tokens on: (images, 16, 6), then (images, 16, 5)."""
+    return nn.Sequential(
+        OrderedDict(
+            first=Patches(channels),
+            second=nn.Sequential(nn.Linear(6, 5), nn.GELU()),
+            third=nn.Sequential(nn.Flatten(), nn.Linear(80, 10), nn.ReLU()),
+            head=nn.Linear(10, outputs),
+        )
+    )
+
+
+@pytest.mark.parametrize("text", ["FRRR", "FFRR"])
+def test_what_crosses_may_be_tokens(blobs: DataSet, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bug: a tensor of three axes that is not contiguous was taken for channels-last images."""
+    monkeypatch.setitem(NETS, "tokens", Architecture(tokens, (0.5,), (0.5,)))
+    run = run_of(blobs, text)
+    assert run.source_run
+    run = replace(run, net="tokens", source=replace(run.source_run, net="tokens"))
+    assert run.source_run
+    food = feed(run.task, blobs, "tokens", "float64")
+    source = train(run.source_run, feed(run.source_run.task, blobs, "tokens", "float64"))
+    whole = train(run, food, source)
+    for prefix in (room(), room(0, 2**30), room(0, 0)):
+        found = train(run, food, source, prefix.ahead)
+        assert [p.value for p in whole.curve] == pytest.approx([p.value for p in found.curve], abs=1e-10)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

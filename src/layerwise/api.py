@@ -14,7 +14,7 @@ from layerwise.data import open_data
 from layerwise.data.dataset import DataSet, save
 from layerwise.errors import StudyError
 from layerwise.execute.plan import Plan
-from layerwise.job import Job, Means, check_precision, counts
+from layerwise.job import Job, Means, counts
 from layerwise.outputs import Study, prepare
 from layerwise.progress import Quiet, Terminal
 from layerwise.rows import frame
@@ -75,18 +75,17 @@ def study(
     means = Means(executor, workers, device, deterministic, keep, address)
     shelf = Store(Path(store))
     opened, place = open_data(data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable)
-    check_precision(precision, means)
     request = Request(
         opened, net, scale, seeds, trials, None if shots is None else tuple(shots), steps, source_steps, classes, known,
         split, hold_out, precision, channels_last,
     )  # fmt: skip
     design = module.design(request)
     wanted = module.runs(design)
+    job = Job(wanted, shelf, opened, {opened.digest: place}, means, listener)
     if out is not None and not dry_run:
         prepare(Path(out))
     for note in (*opened.notes, *design.notes):
         listener.say(f"Note: {note}")
-    job = Job(wanted, shelf, opened, {opened.digest: place}, means, listener)
     made = job.plan() if dry_run else job.complete()
     rows = frame([]) if dry_run else module.table(design, {k: _result(r) for k, r in job.records.items()})
     written = {

@@ -38,13 +38,14 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         others = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        mean, var = x.mean(others), x.var(others, correction=0)
+        wide = x if x.dtype == torch.float64 else x.float()  # as nn.BatchNorm does: sums of bfloat16 would be rough
+        mean, var = wide.mean(others), wide.var(others, correction=0)
         if self.tracks:
             self._leave(mean, var, x.numel() // x.shape[1])
             mean = torch.where(self.mode, mean, self.running_mean)
             var = torch.where(self.mode, var, self.running_var)
-        y = (x - mean.view(shape)) / torch.sqrt(var.view(shape) + self.eps)
-        return y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y
+        y = (wide - mean.view(shape)) / torch.sqrt(var.view(shape) + self.eps)
+        return (y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y).to(x.dtype)
 
     def _leave(self, mean: Tensor, var: Tensor, count: int) -> None:
         """The running statistics after this step, for members in train mode; the others keep theirs."""

@@ -64,11 +64,13 @@ class Shelf:
 
     def _from_file(self, name: str, images: int, like: Tensor, compute: Compute) -> Tensor | None:
         """Features in a file, filled together with others who may be at it; null where the disk has no room."""
+        path = self.common / name if self.common else None
         try:
-            path = self.common / name if self.common else None
             with TemporaryFile() if path is None else open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
                 made = _filled(file.fileno(), images, like, compute)
         except OSError:
+            if path is not None:
+                path.unlink(missing_ok=True)
             return None
         self._note(name, made, in_file=True)
         return made
@@ -106,9 +108,15 @@ def _now(features: "ref[Tensor]") -> Iterator[Tensor]:
         yield found
 
 
+def is_channels_last(tensor: Tensor) -> bool:
+    """Do the channels of these images lie innermost?"""
+    is_so = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return is_so and not tensor.is_contiguous()
+
+
 def memory_format(tensor: Tensor) -> torch.memory_format:
     """The memory format that the tensor has."""
-    return torch.contiguous_format if tensor.is_contiguous() else torch.channels_last
+    return torch.channels_last if is_channels_last(tensor) else torch.contiguous_format
 
 
 def _filled(file: int, images: int, like: Tensor, compute: Compute) -> Tensor:

@@ -8,6 +8,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -17,10 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from layerwise.data.dataset import DataSet
+from layerwise.features import is_channels_last
 from layerwise.nets import architecture
 from layerwise.randomness import generator
 from layerwise.run import Run
 from layerwise.tasks import Task, codes, examples
+
+DRAWN = 64  # steps whose data order is drawn at once
 
 
 @runtime_checkable
@@ -39,9 +43,9 @@ def taken(pool: Pool, rows: Int[Tensor, " some"]) -> Float[Tensor, "some ..."]:
     """Some images of a pool. On a CPU `index_select` copies images whole, several times faster than indexing does."""
     if not isinstance(pool, Tensor):
         return pool[rows]
-    if pool.is_contiguous():
-        return pool.index_select(0, rows)
-    return pool.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)  # channels last
+    if is_channels_last(pool):
+        return pool.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+    return pool.index_select(0, rows)
 
 
 @dataclass(frozen=True)
@@ -180,3 +184,37 @@ def batches(run: Run, stage: int, examples: int) -> Iterator[Int[Tensor, " batch
     order = Order(run, stage, examples)
     while True:
         yield order.take(1)[0]
+
+
+class Batches:
+    """The batches of many runs, a step at a time: images (members, batch, ...) and what their outputs aim at.
+
+    The aims are codes (members, batch, outputs), or the classes themselves (members, batch).
+    """
+
+    def __init__(self, runs: Sequence[Run], stage: int, feeds: Sequence[Feed]) -> None:
+        self.parts = [feed.parts["train"] for feed in feeds]
+        self.codes = [feed.codes if feed.is_bits else None for feed in feeds]
+        self.orders = [Order(run, stage, len(part.classes)) for run, part in zip(runs, self.parts, strict=True)]
+        neighbours = groupby(range(len(runs)), lambda k: id(self.parts[k].pool))
+        self.pools = [(self.parts[members[0]].pool, members) for members in (list(same) for _, same in neighbours)]
+        self.left = 0
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Images and aims of the next step."""
+        if self.left == 0:
+            self._draw()
+        step, self.left = DRAWN - self.left, self.left - 1
+        rows = self.rows[step]
+        found = [taken(pool, rows[members[0] : members[-1] + 1].flatten()) for pool, members in self.pools]
+        images = found[0] if len(found) == 1 else torch.cat(found)
+        return images.view(*rows.shape, *images.shape[1:]), self.aims[step]
+
+    def _draw(self) -> None:
+        """Rows of the pools and aims for the next steps: (steps, members, batch, ...)."""
+        drawn = [order.take(DRAWN).to(part.rows.device) for order, part in zip(self.orders, self.parts, strict=True)]
+        self.rows = torch.stack([part.rows[at] for part, at in zip(self.parts, drawn, strict=True)], 1)
+        classes = [part.classes[at] for part, at in zip(self.parts, drawn, strict=True)]
+        aims = [own if codes is None else codes[own] for codes, own in zip(self.codes, classes, strict=True)]
+        self.aims = torch.stack(aims, 1)
+        self.left = DRAWN

@@ -9,7 +9,7 @@ own initial weights, data order, dropout masks and batch-norm modes: in float64 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -19,28 +19,20 @@ from torch.nn import functional as F
 
 from layerwise.batched import BatchNorm, Dropout, adapt
 from layerwise.captured import capture
+from layerwise.curve import EVALUATION_BATCH, Point, evaluate, finite, looked_at, newest_accuracy, points
 from layerwise.dropout import draw_mask, dropout_draws
 from layerwise.errors import Diverged
-from layerwise.feed import Feed, Order, taken
+from layerwise.feed import Batches, Feed
 from layerwise.layers import Layer, fit, layers
 from layerwise.nets import build
 from layerwise.operations import members_together
+from layerwise.optimiser import build_optimiser, set_rates
 from layerwise.prefix import Prefix, frozen_depth, split
 from layerwise.run import Recipe, Run
 from layerwise.start import State, begin
-from layerwise.train import (
-    Point,
-    Trained,
-    arithmetic,
-    build_optimiser,
-    evaluate,
-    finite,
-    looked_at,
-    newest_accuracy,
-    set_rates,
-)
+from layerwise.train import Trained, arithmetic
 
-AHEAD = 64  # steps whose data order is drawn at once
+UNSEEN = 64  # steps after which losses are looked at: each look waits for all that is under way
 
 
 @dataclass
@@ -78,7 +70,8 @@ def train_fleet(
     net, found = _laid_out(runs, feeds[0])
     for stage in range(len(runs[0].recipes)):
         if any(member.lost is None for member in members):
-            _Stage(members, stage, net, found, prefix or Prefix()).train()
+            with arithmetic(runs[0].recipes[stage], feeds[0]):
+                _Stage(members, stage, net, found, prefix or Prefix()).train()
     return [member.result() for member in members]
 
 
@@ -89,8 +82,14 @@ def rehearse(
     members = [
         _Member(run, feed, source, source.weights) for run, feed, source in zip(runs, feeds, sources, strict=True)
     ]
-    made = _Stage(members, stage, *_laid_out(runs, feeds[0]), Prefix())
-    return lambda: made.step(0)
+    with arithmetic(runs[0].recipes[stage], feeds[0]):
+        made = _Stage(members, stage, *_laid_out(runs, feeds[0]), Prefix())
+
+    def step() -> None:
+        with arithmetic(runs[0].recipes[stage], feeds[0]):
+            made.step(0)
+
+    return step
 
 
 def _laid_out(runs: Sequence[Run], feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
@@ -126,10 +125,11 @@ class _Stage:
         self._set_modes()
         self.before = [sum(member.steps) for member in members]  # steps of earlier stages, as they were taken
         self.optimiser = build_optimiser(self.weights, found, self.trained.any(0).tolist(), self.recipe, fused=True)
-        self.batches = _Batches([member.run for member in members], stage, self.feeds)
+        self.batches = Batches([member.run for member in members], stage, self.feeds)
         self.draws = [dropout_draws(net, found, member.run, stage) for member in members]
         self.dropouts = [(name, module) for name, module in self.body.named_modules() if isinstance(module, Dropout)]
-        self.captured: Callable[..., Sequence[Tensor]] | None = None
+        self.captured: Callable[..., Sequence[Tensor]] | None = None  # a step
+        self.looking: Callable[..., Sequence[Tensor]] | None = None  # a chunk of an evaluation
         self.losses: list[Tensor] = []  # of the newest steps, not yet looked at
 
     @property
@@ -160,19 +160,19 @@ class _Stage:
 
     def _beyond(self, index: int, frozen: Sequence[Layer], first: nn.Module, prefix: Prefix) -> Feed:
         """What a member's rest is fed with; members with equal frozen layers and one pool share it."""
-        return prefix.beyond(self.net, self.states[index], frozen, first, self.members[index].feed)
+        feed = self.members[index].feed
+        return prefix.beyond(self.net, self.states[index], frozen, first, feed, self.recipe.precision)
 
     def train(self) -> None:
         """Take the stage's steps; leaves its results in the members."""
-        with arithmetic(self.recipe, self.members[0].feed):
-            if self.recipe.evaluates_after(0):
-                self._evaluate(0)
-            for step in range(self.recipe.steps):
-                self.step(step)
-                if self.recipe.evaluates_after(step + 1):
-                    self._evaluate(step + 1)
-                if not self.active.any():
-                    break
+        if self.recipe.evaluates_after(0):
+            self._evaluate(0)
+        for step in range(self.recipe.steps):
+            self.step(step)
+            if self.recipe.evaluates_after(step + 1):
+                self._evaluate(step + 1)
+            if self.is_over:
+                break
         for index, member in enumerate(self.members):
             member.previous = {**self.states[index], **self._slice(index)}
             if len(member.steps) == self.stage:
@@ -191,7 +191,7 @@ class _Stage:
             self._update(self.optimiser, found, step)
         self.stack.update(zip(self.left, found[len(self.learnt) :], strict=True))
         self.losses.append(losses)
-        if len(self.losses) == AHEAD:
+        if len(self.losses) == UNSEEN:
             self._drop_diverged(step)
 
     def _both_ways(self, *given: Tensor) -> list[Tensor | None]:
@@ -234,6 +234,7 @@ class _Stage:
 
     def _set_modes(self) -> None:
         """Have each member's norms in its own mode, and note which weights are trained for some members only."""
+        self.is_over = not self.active.any()
         self.partly = [name for name in self.learnt if not self._on(name).all()]
         for name, _ in self.norms:
             self.stack[f"{name}.mode"] = self._on(name)
@@ -274,50 +275,53 @@ class _Stage:
     def _evaluate(self, step: int) -> None:
         """A point of the learning curve of each member that is still at work."""
         self._drop_diverged(step - 1)
+        seen = looked_at(self.feeds[0], self.recipe, step)
+        together = {split: self._look(split) for split in seen if self._are_alike(split)}
         for index in self.active.nonzero().flatten().tolist():
-            member, feed = self.members[index], self.feeds[index]
-            self.rest.load_state_dict(self._slice(index))
-            seen = looked_at(feed, self.recipe, step)
-            member.curve += self._check(index, evaluate(self.rest, feed, self.before[index] + step, seen))
+            member, feed, at = self.members[index], self.feeds[index], self.before[index] + step
+            if len(together) < len(seen):
+                self.rest.load_state_dict(self._slice(index))
+            found = [
+                points(feed, at, split, [outputs[index] for outputs in together[split]])
+                if split in together
+                else evaluate(self.rest, feed, at, [split])
+                for split in seen
+            ]
+            member.curve += self._check(index, list(chain.from_iterable(found)))
             stop = self.recipe.stop_at
             if stop is not None and step and self.active[index] and newest_accuracy(member.curve) >= stop:
                 self._end(index)
                 member.steps.append(step)
 
+    def _are_alike(self, split: str) -> bool:
+        """Can all members look at this part together: has each equally many images, and are its norms' modes two?
+
+        A norm that keeps no statistics takes those of its chunk, and the last chunk is filled up here.
+        """
+        images = {len(feed.parts[split].classes) if split in feed.parts else 0 for feed in self.feeds}
+        return len(images) == 1 and all(norm.tracks for _, norm in self.norms)
+
+    @torch.no_grad()
+    def _look(self, split: str) -> list[Float[Tensor, "members some outputs"]]:
+        """Every member's outputs for all images of this part, everything in eval mode, chunk after chunk."""
+        parts = [feed.parts[split] for feed in self.feeds]
+        images = len(parts[0].classes)
+        modes = {f"{name}.mode": torch.zeros_like(self.active) for name, _ in self.norms}
+        masks = {f"{name}.mask": torch.ones_like(self.active, dtype=self.codes.dtype) for name, _ in self.dropouts}
+        named = {**self.weights, **self.stack, **modes, **masks}
+
+        def look(*given: Tensor) -> list[Tensor]:
+            return [vmap(self._outputs)(dict(zip(named, given[:-1], strict=True)), given[-1])[0]]
+
+        found = []
+        for first in range(0, images, EVALUATION_BATCH):
+            at = torch.arange(first, first + EVALUATION_BATCH, device=parts[0].rows.device) % images
+            given = *named.values(), torch.stack([part.images(at) for part in parts])
+            self.looking = self.looking or capture(look, *given)
+            found.append(self.looking(*given)[0][:, : images - first])
+        return found
+
     def _slice(self, index: int) -> State:
         """One member's state of the rest of the net."""
         named = {**self.weights, **self.stack}
         return {name: named[name][index].detach().clone() for name in self.rest.state_dict()}
-
-
-class _Batches:
-    """The members' batches, a step at a time: images (members, batch, ...) and what their outputs aim at.
-
-    The aims are codes (members, batch, outputs), or the classes themselves (members, batch).
-    """
-
-    def __init__(self, runs: Sequence[Run], stage: int, feeds: Sequence[Feed]) -> None:
-        self.parts = [feed.parts["train"] for feed in feeds]
-        self.codes = [feed.codes if feed.is_bits else None for feed in feeds]
-        self.orders = [Order(run, stage, len(part.classes)) for run, part in zip(runs, self.parts, strict=True)]
-        neighbours = groupby(range(len(runs)), lambda k: id(self.parts[k].pool))
-        self.pools = [(self.parts[members[0]].pool, members) for members in (list(same) for _, same in neighbours)]
-        self.left = 0
-
-    def next(self) -> tuple[Tensor, Tensor]:
-        if self.left == 0:
-            self._draw()
-        step, self.left = AHEAD - self.left, self.left - 1
-        rows = self.rows[step]
-        found = [taken(pool, rows[members[0] : members[-1] + 1].flatten()) for pool, members in self.pools]
-        images = found[0] if len(found) == 1 else torch.cat(found)
-        return images.view(*rows.shape, *images.shape[1:]), self.aims[step]
-
-    def _draw(self) -> None:
-        """Rows of the pools and aims for the next steps: (steps, members, batch, ...)."""
-        taken = [order.take(AHEAD).to(part.rows.device) for order, part in zip(self.orders, self.parts, strict=True)]
-        self.rows = torch.stack([part.rows[at] for part, at in zip(self.parts, taken, strict=True)], 1)
-        classes = [part.classes[at] for part, at in zip(self.parts, taken, strict=True)]
-        aims = [own if codes is None else codes[own] for codes, own in zip(self.codes, classes, strict=True)]
-        self.aims = torch.stack(aims, 1)
-        self.left = AHEAD

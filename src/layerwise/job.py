@@ -71,6 +71,18 @@ class Means:
         return "cuda" if self.device != "cpu" and self.offer[1] else "cpu"
 
     @property
+    def here(self) -> str:
+        """The device of this machine on which speeds are measured: that of the runs, if there is one here too."""
+        return "cuda" if self.place == "cuda" and torch.cuda.is_available() else "cpu"
+
+    @property
+    def units(self) -> int:
+        """Into how many fleets runs are divided at least, so that nobody is without work, whatever --workers says."""
+        if self.is_elsewhere:
+            return self.processes
+        return self.offer[0] if self.place == "cpu" else 1
+
+    @property
     def processes(self) -> int:
         """How many train at once: one per core, or one for a GPU, which is full with one."""
         if self.executor == "serial":
@@ -86,8 +98,9 @@ def check_precision(precision: str, means: Means) -> None:
         raise StudyError(unknown("precision", precision, PRECISIONS))
     if means.is_elsewhere:
         return  # the executor looks at each node
-    if precision == "bfloat16" and device == "cpu" and not has_bfloat16():
-        raise StudyError("--precision bfloat16: this processor does not calculate in bfloat16; pass float32")
+    if precision == "bfloat16" and not has_bfloat16(device):
+        which = "processor" if device == "cpu" else "GPU"
+        raise StudyError(f"--precision bfloat16: this {which} does not calculate in bfloat16; pass float32")
     if precision == "tf32" and not (device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)):
         raise StudyError("--precision tf32 is for GPUs that have TF32 (Ampere and later); pass float32")
 
@@ -109,6 +122,8 @@ class Job:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        for precision in sorted({recipe.precision for run in self.wanted for recipe in run.recipes}):
+            check_precision(precision, self.means)
         if self.means.executor == "local":
             forks.context()  # it loads torch while the plan is made
 
@@ -116,10 +131,10 @@ class Job:
         """What is missing, with its forecast, told to the user."""
         made = plan(self.wanted, lambda name, weights: self.store.has(name, weights=weights), keep=self.means.keep)
         if made.missing and self.means.executor != "serial":
-            cores = self.means.processes if self.means.is_elsewhere else os.cpu_count() or 1
-            widths, shape = Widths(cores), self.data.images.shape[1:]
+            shape = self.data.images.shape[1:]
+            widths = Widths(self.means.units, beside=self.store.folder / "fleets.json", device=self.means.here)
             made = grouped(made, lambda run, count: widths.of(run, count, shape))
-        self.forecast = forecast(made, self.size, self.means.processes)
+        self.forecast = forecast(made, self.size, self.means.processes, self.means.here)
         made = ordered(made, self.forecast.units)
         self.stored_before = made.stored
         self.listener.planned(made, self.forecast, self.means.processes)
@@ -138,6 +153,7 @@ class Job:
         start = time.perf_counter()
         try:
             for _ in range(ATTEMPTS):
+                self.failures.clear()
                 self._execute(made)
                 if not self._collect(made):
                     break
@@ -169,7 +185,7 @@ class Job:
 
     def _execute(self, made: Plan) -> None:
         means = self.means
-        memory, disk = room(means.processes)
+        memory, disk = room(means.processes, means.here)
         setting = Setting(
             store=self.store.folder.absolute(),
             data={digest: folder.absolute() for digest, folder in self.folders.items()},

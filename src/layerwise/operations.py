@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from layerwise.features import is_channels_last
+
 
 class members_together(TorchFunctionMode):  # noqa: N801 (reads as what it does)
     """While entered, a net's convolutions and linear maps go to the functions of this file."""
@@ -21,9 +23,9 @@ class members_together(TorchFunctionMode):  # noqa: N801 (reads as what it does)
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function in REPLACED and args[0].is_cpu and (made := REPLACED[function](*args, **kwargs)) is not None:
-            return made
-        return function(*args, **kwargs)
+        replaced = REPLACED.get(function) if args and args[0].is_cpu else None
+        made = replaced(*args, **kwargs) if replaced else None
+        return function(*args, **kwargs) if made is None else made
 
 
 def _conv2d(
@@ -120,7 +122,7 @@ class _StackedConvolution(torch.autograd.Function):
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
     """The members' tensors in one, each in the memory format that it has."""
-    if tensors[0].dim() == 4 and not tensors[0].is_contiguous():  # channels last
+    if is_channels_last(tensors[0]):
         return torch.stack([tensor.permute(0, 2, 3, 1) for tensor in tensors]).permute(0, 1, 4, 2, 3)
     return torch.stack(list(tensors))
 

@@ -59,13 +59,18 @@ class Prefix:
     def ahead(self, run: Run, stage: int, net: nn.Module, found: Sequence[Layer], feed: Feed) -> tuple[nn.Module, Feed]:
         """The rest of the net behind its frozen layers, and the task as it comes out of these."""
         depth, first, rest = split(net, found, frozen_depth(run, stage))
-        return rest, self.beyond(net, net.state_dict(), found[:depth], first, feed)
+        return rest, self.beyond(net, net.state_dict(), found[:depth], first, feed, run.recipes[stage].precision)
 
-    def beyond(self, net: nn.Module, state: State, frozen: Sequence[Layer], first: nn.Module, feed: Feed) -> Feed:
-        """The task as it comes out of these layers of the net in this state; `first` consists of them."""
+    def beyond(
+        self, net: nn.Module, state: State, frozen: Sequence[Layer], first: nn.Module, feed: Feed, precision: str
+    ) -> Feed:
+        """The task as it comes out of these layers of the net in this state; `first` consists of them.
+
+        For use within `layerwise.train.arithmetic` of the precision.
+        """
         if not frozen:
             return feed
-        names = list(_names(state, frozen, feed.name))
+        names = list(_names(state, frozen, f"{feed.name} {precision}"))
         found: Pool | None = self.shelf.get(names[-1])
         if found is None:
             found = self.without_room.get(names[-1])

@@ -8,9 +8,10 @@ from safetensors.torch import load, save
 
 from layerwise import __version__
 from layerwise.costs import layer_parameters, parameters_trained, train_flops
+from layerwise.curve import Point
 from layerwise.run import Run
 from layerwise.store import Store
-from layerwise.train import Point, Trained
+from layerwise.train import Trained
 
 
 def record(

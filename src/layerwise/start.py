@@ -96,7 +96,7 @@ def _match(state: State, given: Mapping[str, Tensor], layer: Layer, draw: torch.
     """Gaussian tensors with the copied ones' mean and deviation; single numbers copied, norm buffers fresh."""
     for name in layer.parameters:
         copied = _same_shape(given, name, state[name], layer).to(state[name].dtype)
-        noise = torch.randn(copied.shape, generator=draw, dtype=torch.float64).to(copied.dtype)
+        noise = torch.randn(copied.shape, generator=draw, dtype=torch.float64).to(copied)
         state[name] = copied.clone() if copied.numel() == 1 else copied.mean() + copied.std(correction=0) * noise
 
 

@@ -7,38 +7,25 @@ hold them (so neither momentum nor weight decay moves them), no gradient reaches
 norm and dropout included, runs in eval mode.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from layerwise.curve import Point, evaluate, finite, looked_at, newest_accuracy
 from layerwise.dropout import seed_dropout
-from layerwise.errors import Diverged, LayersError
 from layerwise.feed import Feed, batches, layout
 from layerwise.layers import Layer, fit, layers, set_modes
 from layerwise.nets import build
+from layerwise.optimiser import build_optimiser, set_rates
 from layerwise.randomness import seed
-from layerwise.run import Recipe, Run, key
+from layerwise.run import Recipe, Run
 from layerwise.start import State, begin
 
-EVALUATION_BATCH = 100
-
-
 Ahead = Callable[[Run, int, nn.Module, Sequence[Layer], Feed], tuple[nn.Module, Feed]]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One measurement on the way: after so many optimiser steps, on one part of the task."""
-
-    step: int
-    split: str  # train, validation, test
-    quantity: str  # accuracy (a fraction) or loss
-    value: float
 
 
 @dataclass(frozen=True)
@@ -73,8 +60,8 @@ def train(run: Run, feed: Feed, source: Trained | None = None, ahead: Ahead = wh
         state = begin(run, stage, found, feed.shape, previous, rewound)
         net.load_state_dict(state)
         initial = initial or state
-        with torch.random.fork_rng(devices=[]):  # for nets that draw from it: the caller's stream is not touched
-            torch.default_generator.manual_seed(seed("torch", run.seed, run.task.stream, run.draw, stage))
+        drawn = seed("torch", run.seed, run.task.stream, run.draw, stage)
+        with _stream(drawn, feed), arithmetic(run.recipes[stage], feed):
             curve += _Stage(run, stage, net, found, feed, ahead, ends[-1]).train()
         ends.append(curve[-1].step)
         previous = {n: tensor.clone(memory_format=torch.contiguous_format) for n, tensor in net.state_dict().items()}
@@ -110,24 +97,33 @@ class _Stage:
     def step(self, step: int) -> None:
         """One update of all that is trained."""
         batch = next(self.order)
-        with arithmetic(self.recipe, self.feed):
-            loss = self.feed.loss(self.rest(self.part.images(batch)), self.part.classes[batch])
-            finite(self.run, [Point(self.before + step, "train", "loss", loss.item())])
-            if self.optimiser:
-                set_rates(self.optimiser, self.recipe.rate_at(step))
-                self.optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimiser.step()
+        loss = self.feed.loss(self.rest(self.part.images(batch)), self.part.classes[batch])
+        finite(self.run, [Point(self.before + step, "train", "loss", loss.item())])
+        if self.optimiser:
+            set_rates(self.optimiser, self.recipe.rate_at(step))
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
 
     def points(self, step: int) -> list[Point]:
         """The points of the learning curve after so many steps, if any; leaves the net as training wants it."""
         found: list[Point] = []
         if self.recipe.evaluates_after(step):
             seen = looked_at(self.feed, self.recipe, step)
-            with arithmetic(self.recipe, self.feed):
-                found = finite(self.run, evaluate(self.rest, self.feed, self.before + step, seen))
+            found = finite(self.run, evaluate(self.rest, self.feed, self.before + step, seen))
         set_modes(self.net, self.found, self.trained, frozen_dropout=self.recipe.frozen_dropout)
         return found
+
+
+@contextmanager
+def _stream(drawn: int, feed: Feed) -> Iterator[None]:
+    """PyTorch's global stream, for nets that draw from it, seeded; the caller's is not touched."""
+    device = feed.codes.device
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        torch.default_generator.manual_seed(drawn)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(drawn)
+        yield
 
 
 @contextmanager
@@ -138,7 +134,8 @@ def arithmetic(recipe: Recipe, feed: Feed) -> Iterator[None]:
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = recipe.precision == "tf32"
     try:
-        with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        # A cache would keep the weights as they were cast before they were updated.
+        with torch.autocast(device, torch.bfloat16, recipe.precision == "bfloat16", cache_enabled=False):
             yield
     finally:
         if device == "cuda":
@@ -149,9 +146,15 @@ def rehearse_alone(run: Run, stage: int, feed: Feed, source: Trained, ahead: Ahe
     """A step of a run's stage, ready to be taken again and again, to see how long it takes."""
     net, found = _laid_out(run, feed)
     net.load_state_dict(begin(run, stage, found, feed.shape, source.weights, source.initial))
-    made = _Stage(run, stage, net, found, feed, ahead, 0)
-    made.points(-1)
-    return lambda: made.step(0)
+    with arithmetic(run.recipes[stage], feed):
+        made = _Stage(run, stage, net, found, feed, ahead, 0)
+        made.points(-1)
+
+    def step() -> None:
+        with arithmetic(run.recipes[stage], feed):
+            made.step(0)
+
+    return step
 
 
 def _laid_out(run: Run, feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
@@ -161,77 +164,3 @@ def _laid_out(run: Run, feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
     fit(run.treatment, run.net, found)
     net.to(memory_format=layout(channels_last=run.recipes[0].channels_last))  # type: ignore[call-overload]
     return net, found
-
-
-def build_optimiser(
-    weights: Mapping[str, Tensor],
-    found: Sequence[Layer],
-    trained: Sequence[bool],
-    recipe: Recipe,
-    *,
-    fused: bool = False,
-) -> torch.optim.Optimizer | None:
-    """An optimiser that holds the trained layers only, a group for each rate; nothing where no layer is trained."""
-    if recipe.layer_rates and len(recipe.layer_rates) != len(found):
-        raise LayersError(
-            f"the recipe has layer_rates for {len(recipe.layer_rates)} layers; the net has {len(found)}: "
-            + " ".join(layer.name for layer in found)
-        )
-    by_rate: dict[float, list[Tensor]] = {}
-    for k, (layer, on) in enumerate(zip(found, trained, strict=True)):
-        parameters = [weights[name].requires_grad_(on) for name in layer.parameters if name in weights]
-        if on and parameters:
-            by_rate.setdefault(recipe.layer_rates[k] if recipe.layer_rates else 1.0, []).extend(parameters)
-    if not by_rate:
-        return None
-    groups = [{"params": parameters, "multiplier": rate} for rate, parameters in by_rate.items()]
-    if recipe.optimiser == "adam":
-        return torch.optim.Adam(groups, lr=recipe.rate, weight_decay=recipe.weight_decay, fused=fused or None)
-    return torch.optim.SGD(
-        groups,
-        lr=recipe.rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=fused or None,
-    )
-
-
-def set_rates(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the step's learning rate, times each layer's multiplier."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["multiplier"]
-
-
-@torch.no_grad()
-def evaluate(net: nn.Module, feed: Feed, step: int, splits: Sequence[str]) -> list[Point]:
-    """Accuracy and mean loss on these parts of the task, everything in eval mode."""
-    net.eval()
-    curve = []
-    for split in splits:
-        part = feed.parts[split]
-        outputs = torch.cat([net(images) for images in part.chunks(EVALUATION_BATCH)])
-        right = feed.predict(outputs) == part.classes
-        curve.append(Point(step, split, "accuracy", right.double().mean().item()))
-        curve.append(Point(step, split, "loss", feed.loss(outputs, part.classes).item()))
-    return curve
-
-
-def looked_at(feed: Feed, recipe: Recipe, step: int) -> list[str]:
-    """The training samples are looked at in the end, and on the way only by a recipe that stops on their accuracy."""
-    everything = recipe.stop_at is not None or step == recipe.steps
-    return [split for split in feed.parts if everything or split != "train"]
-
-
-def finite(run: Run, points: list[Point]) -> list[Point]:
-    """These points; raises Diverged at the first that is no number."""
-    for point in points:
-        if not math.isfinite(point.value):
-            what = f"{point.quantity} {point.value} at step {point.step}"
-            raise Diverged(f"run {key(run)} ({run.treatment}, seed {run.seed}) {what}")
-    return points
-
-
-def newest_accuracy(curve: Sequence[Point]) -> float:
-    """The newest accuracy on the training samples themselves."""
-    return next(p.value for p in reversed(curve) if (p.split, p.quantity) == ("train", "accuracy"))

@@ -20,10 +20,10 @@ import torch
 
 from layerwise.errors import StoreError, StudyError
 from layerwise.execute.connection import connected, import_ray
-from layerwise.execute.local import Queue
 from layerwise.execute.nodes import ONE_THREAD, Request, living, not_seen, request, survey
 from layerwise.execute.plan import Plan, Unit
 from layerwise.execute.processor import FEATURES, room
+from layerwise.execute.queue import Queue
 from layerwise.execute.work import Outcome, Setting, Worker
 from layerwise.run import Run, key
 from layerwise.store import Store
@@ -128,11 +128,14 @@ class _Sender:
         self.setting = ray.put(setting)
         self.sent: dict[Any, tuple[Unit, Request]] = {}  # by ray's reference to the answer
         # Ray's own retries are off: a unit that is done again first asks the store what is left of it.
-        self.remote = ray.remote(max_retries=0, scheduling_strategy="SPREAD", runtime_env=ONE_THREAD)(_do)
+        how = {"max_retries": 0, "scheduling_strategy": "SPREAD", "runtime_env": ONE_THREAD}
+        self.on_processors = ray.remote(**how)(_do)
+        self.on_gpus = ray.remote(**how, num_gpus=1, max_calls=1)(_do)  # a process keeps to the first GPU that it saw
 
     def send(self, unit: Unit, wait: bool, request: Request) -> None:
         """Hand a unit to ray; `wait` is for other processes that train its runs."""
-        remote = self.remote.options(**request, name=_title(unit))
+        kind = self.on_gpus if "num_gpus" in request else self.on_processors
+        remote = kind.options(**request, name=_title(unit))
         self.sent[remote.remote([self.setting], self.mark, unit, wait)] = unit, request
 
     def answers(self) -> Iterator[tuple[Unit, Sequence[Outcome] | _Lost]]:

@@ -39,14 +39,14 @@ class Forecast:
     disk_bytes: int
 
 
-def forecast(plan: Plan, size: Callable[[Run], Size], workers: int) -> Forecast:
+def forecast(plan: Plan, size: Callable[[Run], Size], workers: int, device: str = "cpu") -> Forecast:
     """Time, memory and disk that the plan's missing runs will take.
 
     A run that stops at an accuracy is counted with all its steps: the forecast is what it takes at most.
     """
     pools = _pools(plan, size)
-    units = {unit: _seconds(unit, size) for unit in plan.units}
-    for unit, seconds in _ahead(plan, size, pools, workers):
+    units = {unit: _seconds(unit, size, device) for unit in plan.units}
+    for unit, seconds in _ahead(plan, size, pools, workers, device):
         units[unit] += seconds
     biggest = max((sum(_bytes(size(run), pools[at]) for at, run in _at(unit).items()) for unit in units), default=0)
     return Forecast(
@@ -68,12 +68,12 @@ def unit_bytes(unit: Unit, size: Callable[[Run], Size]) -> int:
     return 3 * images + 2 * unit.width * step_bytes(unit.runs[0], size(unit.runs[0]).shape)
 
 
-def _seconds(unit: Unit, size: Callable[[Run], Size]) -> float:
+def _seconds(unit: Unit, size: Callable[[Run], Size], device: str) -> float:
     """A unit at this machine's measured speed: steps, evaluations, storing."""
     first, todo = unit.todo[0], [size(run) for run in unit.todo]
     total = OVERHEAD_SECONDS * len(todo)
     for stage, recipe in enumerate(first.recipes):
-        found = speed(first, stage, todo[0].shape, unit.width)
+        found = speed(first, stage, todo[0].shape, unit.width, device)
         points = _points(recipe)
         seen = sum(points * s.others + (1 if recipe.stop_at is None else points) * s.train for s in todo)
         total += found.ready + recipe.steps * found.step + seen * found.look
@@ -91,7 +91,7 @@ def _pools(plan: Plan, size: Callable[[Run], Size]) -> dict[Classes, int]:
 
 
 def _ahead(
-    plan: Plan, size: Callable[[Run], Size], pools: Mapping[Classes, int], workers: int
+    plan: Plan, size: Callable[[Run], Size], pools: Mapping[Classes, int], workers: int, device: str
 ) -> Iterator[tuple[Unit, float]]:
     """What layers computed ahead take: once for each source and pool, by the first units that need it together."""
     users: dict[Hashable, list[tuple[Unit, float]]] = {}
@@ -99,7 +99,7 @@ def _ahead(
         for stage in range(len(unit.runs[0].recipes)):
             if depth := frozen_depth(unit.runs[0], stage):
                 for run in unit.todo:
-                    seconds = pools[_classes(run)] * speed(run, stage, size(run).shape, unit.width).ahead
+                    seconds = pools[_classes(run)] * speed(run, stage, size(run).shape, unit.width, device).ahead
                     named = run.net, run.source, str(run.treatment), depth, stage, _classes(run)
                     users.setdefault(named, []).append((unit, seconds))
     for using in users.values():

@@ -17,12 +17,24 @@ PRELOADED = ["torch", "torch._dynamo", "layerwise.execute.work"]  # building an 
 
 def context() -> ForkServerContext:
     """How to make worker processes; the fork server is started if it is not running yet."""
-    os.environ["OMP_NUM_THREADS"] = "1"
     found = mp.get_context("forkserver")
     found.set_forkserver_preload(PRELOADED)
-    with hidden_main(), deaf_to_interrupts():
+    with hidden_main(), deaf_to_interrupts(), _one_thread():
         forkserver.ensure_running()
     return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Have a process that is started now take one thread; this one stays as it is."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,13 +16,19 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
 LARGE = 2**30
 
 
-def has_bfloat16() -> bool:
-    """Does this processor calculate in bfloat16? Others would imitate it, more slowly than in float32."""
+def has_bfloat16(device: str = "cpu") -> bool:
+    """Does this processor, or GPU, calculate in bfloat16? Others would imitate it, more slowly than in float32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if platform.machine().lower() in {"x86_64", "amd64"}:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def room(processes: int) -> tuple[int, int]:
-    """Bytes of memory and of disk for what frozen layers give, for each of so many processes on this machine."""
+def room(processes: int, device: str = "cpu") -> tuple[int, int]:
+    """Bytes of the device and of disk for what frozen layers give, for each of so many processes on this machine."""
+    if device != "cpu":
+        return int(FEATURES * torch.cuda.mem_get_info()[0] / processes), 0
     memory, disk = psutil.virtual_memory().available, shutil.disk_usage(tempfile.gettempdir()).free
     return int(FEATURES * memory / processes), int(FEATURES * disk / processes)
 
@@ -47,9 +54,10 @@ def settle(*, deterministic: bool = False) -> None:
 @contextmanager
 def as_workers_do() -> Iterator[None]:
     """Be as a worker is, and then have as many threads as before."""
-    before = torch.get_num_threads()
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     settle()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

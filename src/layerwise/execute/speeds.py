@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from layerwise.curve import EVALUATION_BATCH
 from layerwise.execute.processor import as_workers_do
 from layerwise.feed import Feed, Part, layout
 from layerwise.fleet import rehearse
@@ -16,12 +17,13 @@ from layerwise.nets import build
 from layerwise.prefix import Prefix, frozen_depth, split
 from layerwise.run import Run
 from layerwise.tasks import codes
-from layerwise.train import EVALUATION_BATCH, Trained, rehearse_alone
+from layerwise.train import Trained, rehearse_alone
 
 WARM_UP, TIMED = 2, 7
 ENOUGH_SECONDS = 0.3  # of timing one thing
 CACHE_BYTES = 2**25  # what the members of a fleet may use between them; beyond it, memory is waited for
-WIDEST = 128
+GPU_SHARE = 0.25  # of its memory, for the members of a fleet
+WIDEST = {"cpu": 128, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,20 @@ class Speed:
     ahead: float  # per image, of the layers that are computed once
 
 
-def speed(run: Run, stage: int, shape: tuple[int, int, int], width: int) -> Speed:
+def speed(run: Run, stage: int, shape: tuple[int, int, int], width: int, device: str = "cpu") -> Speed:
     """How fast units of so many runs like this one are, in the images' shape (channels, height, width)."""
-    return _measured(kind(run, shape), stage, width)
+    return _measured(kind(run, shape, device), stage, width)
 
 
-def widest(run: Run, shape: tuple[int, int, int]) -> int:
-    """How many runs like this one may be worth training together: as many as a processor's cache has room for."""
+def widest(run: Run, shape: tuple[int, int, int], device: str = "cpu") -> int:
+    """How many runs like this one may be worth training together.
+
+    As many as a processor's cache has room for, or a good part of a GPU's memory.
+    """
     if any(recipe.stop_at is not None for recipe in run.recipes):
         return 1  # a fleet would go on until its last member stops
-    return max(1, min(WIDEST, CACHE_BYTES // _bytes(kind(run, shape))))
+    room = CACHE_BYTES if device == "cpu" else int(GPU_SHARE * torch.cuda.mem_get_info()[1])
+    return max(1, min(WIDEST[device], room // _bytes(kind(run, shape, device))))
 
 
 def step_bytes(run: Run, shape: tuple[int, int, int]) -> int:
@@ -58,6 +64,7 @@ class Kind:
     name: str
     run: Run
     shape: tuple[int, int, int]
+    device: str
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -68,24 +75,30 @@ class Kind:
     def feed(self) -> Feed:
         """Noise instead of images, in two batches."""
         task, size = self.run.task, 2 * self.run.recipes[0].batch_size
-        dtype = getattr(torch, self.run.recipes[0].dtype_name)
-        pool, rows = torch.randn(size, *self.shape, dtype=dtype), torch.arange(size)
-        pool = pool.to(memory_format=layout(channels_last=self.run.recipes[0].channels_last))
+        pool, rows = self.noise(size), torch.arange(size, device=self.device)
         part = Part(pool, rows, rows % len(task.classes))
-        return Feed({"train": part, "test": part}, torch.from_numpy(codes(task)).to(dtype), task.is_bits, "noise")
+        return Feed({"train": part, "test": part}, torch.from_numpy(codes(task)).to(pool), task.is_bits, "noise")
+
+    def noise(self, images: int) -> Tensor:
+        """So many images as the net gets them."""
+        dtype = getattr(torch, self.run.recipes[0].dtype_name)
+        form = layout(channels_last=self.run.recipes[0].channels_last)
+        return torch.randn(images, *self.shape, dtype=dtype, device=self.device).to(memory_format=form)
 
     def net(self) -> nn.Module:
         """A fresh net."""
         net = build(self.run.net, self.shape, self.run.task.outputs, seed=0)
-        return net.to(getattr(torch, self.run.recipes[0].dtype_name))
+        return net.to(self.device, getattr(torch, self.run.recipes[0].dtype_name))
 
 
-def kind(run: Run, shape: tuple[int, int, int]) -> Kind:
+def kind(run: Run, shape: tuple[int, int, int], device: str = "cpu") -> Kind:
     """The kind of a run on images of shape (channels, height, width)."""
     task, recipe = run.task, run.recipes[0]
     depths = [frozen_depth(run, stage) for stage in range(len(run.recipes))]
     how = (recipe.batch_size, recipe.optimiser, recipe.momentum, recipe.precision, recipe.channels_last)
-    return Kind(repr((run.net, shape, task.outputs, task.is_bits, run.treatment.trained, depths, how)), run, shape)
+    where = device if device == "cpu" else torch.cuda.get_device_name()
+    what = (run.net, shape, task.outputs, task.is_bits, run.treatment.trained, depths, how, where)
+    return Kind(repr(what), run, shape, device)
 
 
 @lru_cache(maxsize=1024)
@@ -99,10 +112,8 @@ def _measure(kind: Kind, stage: int, width: int) -> Speed:
     step = _step(kind, stage, width)
     step()
     ready = time.perf_counter() - start
-    net = kind.net().eval()
-    found = layers(net, torch.zeros(1, *kind.shape, dtype=next(net.parameters()).dtype))
-    _, first, rest = split(net, found, frozen_depth(kind.run, stage))
-    images = torch.randn(EVALUATION_BATCH, *kind.shape, dtype=next(net.parameters()).dtype)
+    net, images = kind.net().eval(), kind.noise(EVALUATION_BATCH)
+    _, first, rest = split(net, layers(net, images[:1]), frozen_depth(kind.run, stage))
     with torch.no_grad():
         features = first(images)
         ahead = 0.0 if isinstance(first, nn.Identity) else _seconds(lambda: first(images)) / EVALUATION_BATCH
@@ -137,7 +148,7 @@ def _trained_bytes(kind: Kind) -> int:
     """The parameters behind the layers that are computed once."""
     net = kind.net()
     named = dict(net.named_parameters())
-    rest = layers(net, torch.zeros(1, *kind.shape, dtype=next(net.parameters()).dtype))[frozen_depth(kind.run, 0) :]
+    rest = layers(net, kind.noise(1))[frozen_depth(kind.run, 0) :]
     return sum(named[name].nbytes for layer in rest for name in layer.parameters)
 
 
@@ -147,6 +158,8 @@ def _seconds(action: Callable[[], object]) -> float:
     for _ in range(WARM_UP + TIMED):
         start = time.perf_counter()
         action()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
         if sum(times) > ENOUGH_SECONDS and len(times) > WARM_UP:
             break

@@ -104,8 +104,11 @@ class Worker:
         with ExitStack() as locks:
             yield all(locks.enter_context(self.store.lock(name, wait=wait)) for name in sorted(map(key, runs)))
 
-    def _settle(self, unit: Unit) -> list[Outcome]:
-        """Train the unit, and say how that ended; what goes wrong with a fleet is tried again in smaller ones."""
+    def _settle(self, unit: Unit, *, in_vain: bool = False) -> list[Outcome]:
+        """Train the unit, and say how that ended; what goes wrong with a fleet is tried again in smaller ones.
+
+        Where memory is short, what is held from earlier units is let go of first, in vain or not.
+        """
         try:
             return self._train(unit)
         except StoreError:
@@ -113,8 +116,9 @@ class Worker:
         except Exception as error:  # a user's net may raise anything, and the other runs are not to suffer
             short, what = is_out_of_memory(error), _told(error)
         # Only here, where the error is forgotten, is the memory free that its frames held.
-        if short:
+        if short and not in_vain:
             self._forget()
+            return self._settle(unit, in_vain=True)
         if unit.width > 1:
             return self._apart(unit, what, short)
         (run,) = unit.todo

@@ -9,8 +9,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from layerwise import errors
+from layerwise.curve import Point
 from layerwise.run import Run, from_spec, key, spec
-from layerwise.train import Point, Trained
+from layerwise.train import Trained
 
 
 class ProcessLost(Exception):

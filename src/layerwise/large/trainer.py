@@ -8,16 +8,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from layerwise.curve import EVALUATION_BATCH, Point, finite, newest_accuracy
 from layerwise.data.dataset import DataSet
 from layerwise.feed import batches, layout
 from layerwise.large.stream import Stream, stream
 from layerwise.large.together import Share, check_agreement, see_whole_batches, total
 from layerwise.layers import Layer, fit, layers, set_modes
 from layerwise.nets import build
+from layerwise.optimiser import build_optimiser, set_rates
 from layerwise.randomness import seed
 from layerwise.run import Recipe, Run
 from layerwise.start import State, begin
-from layerwise.train import EVALUATION_BATCH, Point, Trained, build_optimiser, finite, newest_accuracy, set_rates
+from layerwise.train import Trained
 
 SAID_EVERY = 1.0  # seconds between two lines of progress
 ROWS = torch.contiguous_format  # as weights are kept, however the device had them

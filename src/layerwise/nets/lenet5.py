@@ -52,18 +52,22 @@ class TableConv2d(nn.Module):
     Its weight is (connections, height, width): only what the table connects is a parameter.
     """
 
+    outs: Tensor
+    seen: Tensor
+
     def __init__(self, table: tuple[tuple[int, ...], ...], inputs: int, size: int) -> None:
         super().__init__()
         pairs = [(out, seen) for out, inputs_seen in enumerate(table) for seen in inputs_seen]
         self.shape = (len(table), inputs, size, size)
-        self.places = tuple(torch.tensor(column) for column in zip(*pairs, strict=True))
+        for name, column in zip(("outs", "seen"), zip(*pairs, strict=True), strict=True):
+            self.register_buffer(name, torch.tensor(column), persistent=False)
         bounds = torch.tensor([2.4 / (len(inputs_seen) * size * size) for inputs_seen in table])
         weight = torch.empty(len(pairs), size, size).uniform_(-1, 1)
-        self.weight = nn.Parameter(weight * bounds[self.places[0]][:, None, None])
+        self.weight = nn.Parameter(weight * bounds[self.outs][:, None, None])
         self.bias = nn.Parameter(torch.empty(len(table)).uniform_(-1, 1) * bounds)
 
     def forward(self, x: Tensor) -> Tensor:
-        dense = self.weight.new_zeros(self.shape).index_put(self.places, self.weight)
+        dense = self.weight.new_zeros(self.shape).index_put((self.outs, self.seen), self.weight)
         return F.conv2d(x, dense, self.bias)
 
 
