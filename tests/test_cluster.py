@@ -352,7 +352,7 @@ def test_a_study_from_the_command_line_on_a_private_cluster(tmp_path: Path) -> N
     store = Store(tmp_path / "layerwise-store")
     found = [store.get(name).result["provenance"] for name in store.keys()]  # noqa: SIM118
     assert [(one["executor"], one["device"]) for one in found] == [("cluster", "cpu")] * 13
-    assert family_of_this_process() == before
+    assert family_of_this_process() <= before  # an earlier test's may just have ended
 
 
 def family_of_this_process() -> set[int]:

@@ -424,7 +424,9 @@ def test_a_fleet_that_outgrows_the_memory_is_split_until_it_fits(
     together = work.train_fleet
     monkeypatch.setattr(work, "train_fleet", short)
     outcomes = done_by(runs, here, width=6)
-    assert widths == [6, 3, 2, 2, 3, 2, 2]  # the halves of three are two runs, and one beside its stand-in
+    # The halves of three are two runs, and one beside its stand-in. The second three are tried again when what the
+    # worker held of the twos before it is gone.
+    assert widths == [6, 3, 2, 2, 3, 3, 2, 2]
     assert [outcome.state for outcome in outcomes] == ["done"] * 6
     said = "runs could not be trained together (there was not enough memory); now"
     assert [note for outcome in outcomes for note in outcome.notes] == [

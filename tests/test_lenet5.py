@@ -88,7 +88,7 @@ def test_initial_weights_lie_within_2_4_over_fan_in_and_fill_it(seed: int) -> No
     net = build("lenet5", GREY, 20, seed)
     table = net.get_submodule("C3.0")
     connections = torch.tensor([len(seen) * 25 for seen in C3_INPUTS])  # fan-in of each map of C3
-    per_weight = connections[table.places[0]][:, None, None]
+    per_weight = connections[table.outs][:, None, None]
     checked = {
         "C1.0.weight": 25, "C1.0.bias": 25, "S2.0.weight": 4, "S2.0.bias": 4, "S4.0.weight": 4, "S4.0.bias": 4,
         "C3.0.weight": per_weight, "C3.0.bias": connections,

@@ -128,6 +128,7 @@ class _Stage:
         self.batches = Batches([member.run for member in members], stage, self.feeds)
         self.draws = [dropout_draws(net, found, member.run, stage) for member in members]
         self.dropouts = [(name, module) for name, module in self.body.named_modules() if isinstance(module, Dropout)]
+        self.shapes: list[tuple[int, ...]] = []  # of their masks
         self.captured: Callable[..., Sequence[Tensor]] | None = None  # a step
         self.looking: Callable[..., Sequence[Tensor]] | None = None  # a chunk of an evaluation
         self.losses: list[Tensor] = []  # of the newest steps, not yet looked at
@@ -240,13 +241,14 @@ class _Stage:
             self.stack[f"{name}.mode"] = self._on(name)
 
     def _draw_masks(self, images: Float[Tensor, "members batch ..."]) -> None:
-        if not self.dropouts[0][1].shape:
+        if not self.shapes:
             with torch.no_grad():  # once, to learn the masks' shapes
                 vmap(self._outputs)({**self.weights, **self.stack}, images)
-        for name, module in self.dropouts:
+            self.shapes = [module.shape for _, module in self.dropouts]
+        for (name, module), shape in zip(self.dropouts, self.shapes, strict=True):
             on = self._on(name) | self.recipe.frozen_dropout
             drawn = [member[name] if is_on else None for member, is_on in zip(self.draws, on.tolist(), strict=True)]
-            masks = [draw_mask(module.original, draw, module.shape, images.dtype) for draw in drawn]
+            masks = [draw_mask(module.original, draw, shape, images.dtype) for draw in drawn]
             self.stack[f"{name}.mask"] = torch.stack(masks).to(images.device)
 
     def _drop_diverged(self, step: int) -> None:
@@ -308,7 +310,8 @@ class _Stage:
         images = len(parts[0].classes)
         modes = {f"{name}.mode": torch.zeros_like(self.active) for name, _ in self.norms}
         masks = {f"{name}.mask": torch.ones_like(self.active, dtype=self.codes.dtype) for name, _ in self.dropouts}
-        named = {**self.weights, **self.stack, **modes, **masks}
+        state = {name: tensor for name, tensor in self.stack.items() if name not in modes | masks}
+        named = {**self.weights, **state, **modes, **masks}  # in one order, whatever steps have left
 
         def look(*given: Tensor) -> list[Tensor]:
             return [vmap(self._outputs)(dict(zip(named, given[:-1], strict=True)), given[-1])[0]]

@@ -23,8 +23,8 @@ class members_together(TorchFunctionMode):  # noqa: N801 (reads as what it does)
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        replaced = REPLACED.get(function) if args and args[0].is_cpu else None
-        made = replaced(*args, **kwargs) if replaced else None
+        replaced = REPLACED.get(function) if args else None
+        made = replaced(*args, **kwargs) if replaced and args[0].is_cpu else None
         return function(*args, **kwargs) if made is None else made
 
 

@@ -158,7 +158,7 @@ def _seconds(action: Callable[[], object]) -> float:
     for _ in range(WARM_UP + TIMED):
         start = time.perf_counter()
         action()
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
         if sum(times) > ENOUGH_SECONDS and len(times) > WARM_UP:

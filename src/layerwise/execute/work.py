@@ -75,6 +75,7 @@ class Worker:
     feeds: "OrderedDict[Any, dict[Task, Feed]]" = field(default_factory=OrderedDict)
     sources: "OrderedDict[str, Trained]" = field(default_factory=OrderedDict)
     notes: list[str] = field(default_factory=list)
+    held: bool = False  # is there anything of earlier units that memory could be short of?
 
     def __post_init__(self) -> None:
         settle(deterministic=self.setting.deterministic)
@@ -104,11 +105,8 @@ class Worker:
         with ExitStack() as locks:
             yield all(locks.enter_context(self.store.lock(name, wait=wait)) for name in sorted(map(key, runs)))
 
-    def _settle(self, unit: Unit, *, in_vain: bool = False) -> list[Outcome]:
-        """Train the unit, and say how that ended; what goes wrong with a fleet is tried again in smaller ones.
-
-        Where memory is short, what is held from earlier units is let go of first, in vain or not.
-        """
+    def _settle(self, unit: Unit) -> list[Outcome]:
+        """Train the unit, and say how that ended; what goes wrong with a fleet is tried again in smaller ones."""
         try:
             return self._train(unit)
         except StoreError:
@@ -116,9 +114,11 @@ class Worker:
         except Exception as error:  # a user's net may raise anything, and the other runs are not to suffer
             short, what = is_out_of_memory(error), _told(error)
         # Only here, where the error is forgotten, is the memory free that its frames held.
-        if short and not in_vain:
+        held, self.held = self.held, False
+        if short:
             self._forget()
-            return self._settle(unit, in_vain=True)
+            if held:
+                return self._settle(unit)
         if unit.width > 1:
             return self._apart(unit, what, short)
         (run,) = unit.todo
@@ -168,7 +168,7 @@ class Worker:
         else:
             ahead = whole if self.setting.is_reference else self.prefix.ahead
             trained = [_train_one(places[0], food[0], sources[0], ahead)]
-        seconds = (time.perf_counter() - start) / len(todo)
+        seconds, self.held = (time.perf_counter() - start) / len(todo), True
         own = zip(unit.runs, food, trained, strict=False)  # a run's stand-ins may differ from it in the last bit
         return [self._put(*ends, seconds, unit.width) for ends in own if key(ends[0]) in unit.missing]
 

@@ -41,8 +41,10 @@ class Subsample(nn.Module):
         self.bias = nn.Parameter(torch.empty(maps).uniform_(-2.4 / 4, 2.4 / 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        top, bottom = x[:, :, 0::2], x[:, :, 1::2]
-        tiles = top[..., 0::2] + top[..., 1::2] + bottom[..., 0::2] + bottom[..., 1::2]  # half as high and wide
+        images, maps, height, width = x.shape
+        top, bottom = x.reshape(images, maps, height // 2, 2, width).unbind(3)
+        left, right = (top + bottom).view(images, maps, height // 2, width // 2, 2).unbind(4)
+        tiles = left + right  # half as high and wide
         return tiles * self.weight[:, None, None] + self.bias[:, None, None]
 
 
