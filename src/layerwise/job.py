@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError, unknown
@@ -21,7 +23,7 @@ from layerwise.execute.work import Outcome, Setting
 from layerwise.progress import Quiet
 from layerwise.run import PRECISIONS, Run, key
 from layerwise.store import Damaged, Record, Store
-from layerwise.tasks import Task, examples
+from layerwise.tasks import TEST, TRAIN, VALIDATION, Parts, Task, examples, part
 
 EXECUTORS = ("local", "serial", "cluster")
 ATTEMPTS = 3  # at reading everything back whole
@@ -234,13 +236,20 @@ class Job:
         return damaged
 
 
-_counted: dict[tuple[str, object], dict[str, int]] = {}
+_counted: dict[tuple[str, Parts], Int[np.ndarray, "parts classes"]] = {}
 
 
 def counts(task: Task, data: DataSet) -> dict[str, int]:
-    """Images in each part of a task; tasks that differ in their seed only are equally large."""
-    alike = (data.digest, (task.classes, task.shots, task.parts))
-    if alike not in _counted:
-        found = examples(task, data.labels, data.columns, data.class_names)
-        _counted[alike] = {name: len(positions) for name, positions in vars(found).items()}
-    return _counted[alike]
+    """Images in each part of a task, as `layerwise.tasks.examples` would choose them; raises DataError as it does."""
+    name = data.digest, task.parts
+    if name not in _counted:
+        where = part(task.parts, data.labels, data.columns)
+        kinds = (TRAIN, VALIDATION, TEST)
+        _counted[name] = np.stack(
+            [np.bincount(data.labels[where == k], minlength=len(data.class_names)) for k in kinds]
+        )
+    train, validation, test = _counted[name][:, list(task.classes)]
+    if train.min() < (1 if task.shots is None else task.shots):
+        examples(task, data.labels, data.columns, data.class_names)  # says which class has too few
+    chosen = train.sum() if task.shots is None else task.shots * len(task.classes)
+    return {"train": int(chosen), "validation": int(validation.sum()), "test": int(test.sum())}

@@ -82,7 +82,7 @@ def _seconds(unit: Unit, size: Callable[[Run], Size], device: str) -> float:
 
 def _pools(plan: Plan, size: Callable[[Run], Size]) -> dict[Classes, int]:
     """Images in the pool of each set of classes: those that some run trains or is evaluated on."""
-    sizes = {run.task: (_classes(run), size(run)) for run in plan.runs}
+    sizes = {run.task: (_classes(run), size(run)) for unit in plan.units for run in unit.runs}
     train, most = Counter[Classes](), dict[Classes, Size]()
     for at, one in sizes.values():
         train[at] += one.train
