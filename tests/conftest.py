@@ -1,7 +1,9 @@
 """For every test: one torch thread, axes in annotations checked, a cache folder of its own, shared data by name."""
 
 import os
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,23 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return found
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Gives a folder with room for so much, such as `64k`; skips where mounting is not allowed."""
+    place = tmp_path / "disk"
+
+    def mounted(size: str) -> Path:
+        place.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if not shutil.which("mount") or subprocess.run(words, capture_output=True).returncode:
+            pytest.skip("no right to mount a small disk here")
+        return place
+
+    yield mounted
+    if place.is_mount():
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -204,21 +203,12 @@ def test_two_studies_on_one_store_one_of_them_later(tmp_path: Path, undisturbed:
     share(tmp_path, undisturbed, random.Random(attempt).uniform(0, 5))
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder with room for 2 MB; skips where mounting is not allowed."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
-    if not shutil.which("mount") or subprocess.run(words, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
-def test_a_disk_that_fills_up_under_two_workers(blobs: DataSet, small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_under_two_workers(
+    blobs: DataSet, small_disk: Callable[[str], Path], tmp_path: Path
+) -> None:
+    disk = small_disk("2m")
     runs = grid(blobs)
-    full, roomy = (setting(place / "store", blobs, runs, "local") for place in (small_disk, tmp_path))
+    full, roomy = (setting(place / "store", blobs, runs, "local") for place in (disk, tmp_path))
     full, roomy = (replace(here, kept=frozenset(map(key, runs))) for here in (full, roomy))  # 4 MB
     outcomes: list[Outcome] = []
     with pytest.raises(StoreError) as caught:
@@ -230,35 +220,38 @@ def test_a_disk_that_fills_up_under_two_workers(blobs: DataSet, small_disk: Path
     there = contents(full.store)
     assert there.keys() >= {outcome.key for outcome in outcomes}
     assert 0 < len(there) < len(runs)
-    subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=9m", str(disk)], check=True)
     assert all(outcome.is_stored for outcome in local.execute(planned(runs, full.store), full, workers=2))
     list(local.execute(planned(runs, roomy.store), roomy, workers=2))
     assert contents(full.store) == contents(roomy.store)
 
 
-def test_a_report_that_does_not_fit_leaves_the_older_one_whole(small_disk: Path, tmp_path: Path) -> None:
+def test_a_report_that_does_not_fit_leaves_the_older_one_whole(
+    small_disk: Callable[[str], Path], tmp_path: Path
+) -> None:
     """What was trained for it is stored, and the same command reads it from there once there is room."""
+    disk = small_disk("2m")
     save_data(tmp_path)
     options = {"seeds": 1, "shots": [1], "steps": 5, "source_steps": 5, "executor": "serial", "quiet": True}
-    options |= {"data": f"npz:{tmp_path}/good.npz", "store": tmp_path / "store", "out": small_disk / "out"}
+    options |= {"data": f"npz:{tmp_path}/good.npz", "store": tmp_path / "store", "out": disk / "out"}
     found = layerwise.study("gutstein", **options)
-    before = {path.name: path.read_bytes() for path in (small_disk / "out").iterdir()}
+    before = {path.name: path.read_bytes() for path in (disk / "out").iterdir()}
     assert {"report.html", "rows.parquet", "rows.csv", "claims.json", "plan.json"} <= before.keys()
-    (small_disk / "ballast").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096 - 8192))
-    for attempt in (lambda: layerwise.study("gutstein", **options), lambda: found.save(small_disk / "out")):
+    (disk / "ballast").write_bytes(bytes(os.statvfs(disk).f_bavail * 4096 - 8192))
+    for attempt in (lambda: layerwise.study("gutstein", **options), lambda: found.save(disk / "out")):
         with pytest.raises(StudyError) as caught:
             attempt()
         assert str(caught.value) == (
-            f"--out {small_disk / 'out'} is full; free some space or pass another. "
+            f"--out {disk / 'out'} is full; free some space or pass another. "
             "Finished runs are safe, and the same command trains nothing again"
         )
-        assert {path.name: path.read_bytes() for path in (small_disk / "out").iterdir()} == before
-    (small_disk / "ballast").unlink()
+        assert {path.name: path.read_bytes() for path in (disk / "out").iterdir()} == before
+    (disk / "ballast").unlink()
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "runs").rglob("*")}
     again = layerwise.study("gutstein", **options)
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "store" / "runs").rglob("*")}
     pd.testing.assert_frame_equal(again.rows, found.rows, check_exact=True)
-    assert pd.read_parquet(small_disk / "out" / "rows.parquet").equals(found.rows)
+    assert pd.read_parquet(disk / "out" / "rows.parquet").equals(found.rows)
 
 
 def test_no_file_may_grow_larger(blobs: DataSet, tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
 """Frozen layers computed once: the same bits wherever their features are kept, and nothing beyond the room there is."""
 
-import shutil
-import subprocess
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -335,23 +333,12 @@ def test_files_of_features_are_gone_with_their_process_however_it_ends(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder with room for 64 kB; skips where mounting is not allowed."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    if not shutil.which("mount") or subprocess.run(words, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
 def test_a_disk_with_less_room_than_was_promised_is_not_used(
-    blobs: DataSet, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    blobs: DataSet, small_disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bug: the process was killed by SIGBUS as it wrote where the disk had no room."""
-    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    disk = small_disk("64k")
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
     food = fed(blobs)
     assert bytes_of(food, 1) > 64 * 1024
     found = ahead(room(0, 2**30), blobs, food, 1)

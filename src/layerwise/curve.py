@@ -1,7 +1,7 @@
 """The learning curve: what is measured of a net on the parts of its task, and when."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,10 +46,10 @@ def points(feed: Feed, step: int, split: str, chunks: Sequence[Float[Tensor, "so
     ]
 
 
-def looked_at(feed: Feed, recipe: Recipe, step: int) -> list[str]:
+def looked_at(parts: Iterable[str], recipe: Recipe, step: int) -> list[str]:
     """The training samples are looked at in the end, and on the way only by a recipe that stops on their accuracy."""
     everything = recipe.stop_at is not None or step == recipe.steps
-    return [split for split in feed.parts if everything or split != "train"]
+    return [split for split in parts if everything or split != "train"]
 
 
 def finite(run: Run, points: list[Point]) -> list[Point]:

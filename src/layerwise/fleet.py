@@ -23,14 +23,13 @@ from layerwise.curve import EVALUATION_BATCH, Point, evaluate, finite, looked_at
 from layerwise.dropout import draw_mask, dropout_draws
 from layerwise.errors import Diverged
 from layerwise.feed import Batches, Feed
-from layerwise.layers import Layer, fit, layers
-from layerwise.nets import build
+from layerwise.layers import Layer
 from layerwise.operations import members_together
 from layerwise.optimiser import build_optimiser, set_rates
 from layerwise.prefix import Prefix, frozen_depth, split
 from layerwise.run import Recipe, Run
 from layerwise.start import State, begin
-from layerwise.train import Trained, arithmetic
+from layerwise.train import Trained, arithmetic, laid_out
 
 UNSEEN = 64  # steps after which losses are looked at: each look waits for all that is under way
 
@@ -67,7 +66,7 @@ def train_fleet(
         _Member(run, feed, source, source.weights if source else {})
         for run, feed, source in zip(runs, feeds, sources, strict=True)
     ]
-    net, found = _laid_out(runs, feeds[0])
+    net, found = laid_out(runs, feeds[0])
     for stage in range(len(runs[0].recipes)):
         if any(member.lost is None for member in members):
             with arithmetic(runs[0].recipes[stage], feeds[0]):
@@ -83,22 +82,13 @@ def rehearse(
         _Member(run, feed, source, source.weights) for run, feed, source in zip(runs, feeds, sources, strict=True)
     ]
     with arithmetic(runs[0].recipes[stage], feeds[0]):
-        made = _Stage(members, stage, *_laid_out(runs, feeds[0]), Prefix())
+        made = _Stage(members, stage, *laid_out(runs, feeds[0]), Prefix())
 
     def step() -> None:
         with arithmetic(runs[0].recipes[stage], feeds[0]):
             made.step(0)
 
     return step
-
-
-def _laid_out(runs: Sequence[Run], feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
-    """A net for the runs' tasks, whose weights are still to be set, and its layers."""
-    net = build(runs[0].net, feed.shape, runs[0].task.outputs, seed=0).to(feed.codes)
-    found = layers(net, torch.zeros(1, *feed.shape).to(feed.codes))
-    for run in runs:
-        fit(run.treatment, run.net, found)
-    return net, found
 
 
 class _Stage:
@@ -277,7 +267,7 @@ class _Stage:
     def _evaluate(self, step: int) -> None:
         """A point of the learning curve of each member that is still at work."""
         self._drop_diverged(step - 1)
-        seen = looked_at(self.feeds[0], self.recipe, step)
+        seen = looked_at(self.feeds[0].parts, self.recipe, step)
         together = {split: self._look(split) for split in seen if self._are_alike(split)}
         for index in self.active.nonzero().flatten().tolist():
             member, feed, at = self.members[index], self.feeds[index], self.before[index] + step

@@ -50,7 +50,7 @@ def train(run: Run, feed: Feed, source: Trained | None = None, ahead: Ahead = wh
 
     Raises Diverged where the loss is no number, LayersError where treatment or recipe do not fit the net.
     """
-    net, found = _laid_out(run, feed)
+    net, found = laid_out([run], feed)
     previous = source.weights if source else None
     rewound = source.initial if source else None
     initial: State = {}
@@ -109,7 +109,7 @@ class _Stage:
         """The points of the learning curve after so many steps, if any; leaves the net as training wants it."""
         found: list[Point] = []
         if self.recipe.evaluates_after(step):
-            seen = looked_at(self.feed, self.recipe, step)
+            seen = looked_at(self.feed.parts, self.recipe, step)
             found = finite(self.run, evaluate(self.rest, self.feed, self.before + step, seen))
         set_modes(self.net, self.found, self.trained, frozen_dropout=self.recipe.frozen_dropout)
         return found
@@ -144,7 +144,7 @@ def arithmetic(recipe: Recipe, feed: Feed) -> Iterator[None]:
 
 def rehearse_alone(run: Run, stage: int, feed: Feed, source: Trained, ahead: Ahead = whole) -> Callable[[], object]:
     """A step of a run's stage, ready to be taken again and again, to see how long it takes."""
-    net, found = _laid_out(run, feed)
+    net, found = laid_out([run], feed)
     net.load_state_dict(begin(run, stage, found, feed.shape, source.weights, source.initial))
     with arithmetic(run.recipes[stage], feed):
         made = _Stage(run, stage, net, found, feed, ahead, 0)
@@ -157,10 +157,12 @@ def rehearse_alone(run: Run, stage: int, feed: Feed, source: Trained, ahead: Ahe
     return step
 
 
-def _laid_out(run: Run, feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
-    """A net for the run's task, whose weights are still to be set, and its layers."""
-    net = build(run.net, feed.shape, run.task.outputs, seed=0).to(feed.codes)
+def laid_out(runs: Sequence[Run], feed: Feed) -> tuple[nn.Module, tuple[Layer, ...]]:
+    """A net for the tasks of these runs, which are alike, and its layers; its weights are still to be set."""
+    first = runs[0]
+    net = build(first.net, feed.shape, first.task.outputs, seed=0).to(feed.codes)
     found = layers(net, torch.zeros(1, *feed.shape).to(feed.codes))
-    fit(run.treatment, run.net, found)
-    net.to(memory_format=layout(channels_last=run.recipes[0].channels_last))  # type: ignore[call-overload]
+    for run in runs:
+        fit(run.treatment, run.net, found)
+    net.to(memory_format=layout(channels_last=first.recipes[0].channels_last))  # type: ignore[call-overload]
     return net, found

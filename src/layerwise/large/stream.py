@@ -72,7 +72,7 @@ def stream(run: Run, data: DataSet, device: torch.device) -> Stream:
 
     They are in the type of the weights: `bfloat16` and `tf32` are precisions of the arithmetic.
     """
-    dtype = torch.float64 if run.recipes[0].precision == "float64" else torch.float32
+    dtype = getattr(torch, run.recipes[0].dtype_name)
     chosen = examples(run.task, data.labels, data.columns, data.class_names)
     positions = np.full(len(data.class_names), -1)
     positions[list(run.task.classes)] = np.arange(len(run.task.classes))

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from layerwise.curve import EVALUATION_BATCH, Point, finite, newest_accuracy
+from layerwise.curve import EVALUATION_BATCH, Point, finite, looked_at, newest_accuracy
 from layerwise.data.dataset import DataSet
 from layerwise.feed import batches, layout
 from layerwise.large.stream import Stream, stream
@@ -92,11 +92,9 @@ def _train_stage(
 def _evaluate(fabric: Fabric, net: nn.Module, food: Stream, recipe: Recipe, before: int, step: int) -> list[Point]:
     """Accuracy and mean loss on the parts that the reference looks at; processes take turns at its chunks."""
     net.eval()
-    everything = recipe.stop_at is not None or step == recipe.steps
     curve = []
-    for split, part in food.parts.items():
-        if split == "train" and not everything:
-            continue
+    for split in looked_at(food.parts, recipe, step):
+        part = food.parts[split]
         sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)  # right, loss
         chunks = torch.split(torch.arange(len(part.rows)), EVALUATION_BATCH)[fabric.global_rank :: fabric.world_size]
         for images, classes in food.batches(split, chunks):
