@@ -2,13 +2,24 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from layerwise.claims import absence, decide, direction, interval, unmeasured
+from layerwise.claims import (
+    absence,
+    by_category,
+    corrected,
+    decide,
+    direction,
+    interval,
+    p_value,
+    unmeasured,
+    unpaired,
+)
 from layerwise.rows import COLUMNS, final, frame, pick, read, write
 from layerwise.studies.gutstein_claims import claims, words
 
@@ -264,3 +275,49 @@ def test_rows_refuse_a_column_nobody_knows() -> None:
 def test_picking_and_ends() -> None:
     rows = made_up(lambda seed, shots, n: 0.1 * n, seeds=1)
     assert pick(final(rows), shots=1, n=range(1, 3), split="test")["value"].tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_pairs_of_categories_by_hand() -> None:
+    """Where transfer is the sum of what source and target bring, a category's pseudo-value is the sum of its two."""
+    source, target = {"a": 0.1, "b": 0.2, "c": 0.6, "d": 0.3}, {"a": 0.0, "b": -0.1, "c": 0.2, "d": 0.1}
+    values = pd.Series({(s, t): source[s] + target[t] for s in source for t in target if s != t})
+    found = by_category(values, 0.95)
+    assert found.estimate == pytest.approx(0.35)
+    assert found.values == pytest.approx([0.1, 0.1, 0.8, 0.4])
+    assert found.clusters == 4
+
+
+def test_pairs_of_categories_are_not_so_many_replicates() -> None:
+    """Ten categories with effects of their own: the 95 % interval holds the truth as often as it says."""
+    draw, held = np.random.default_rng(3), 0
+    for _ in range(400):
+        source, target = draw.normal(0, 0.05, 8), draw.normal(0, 0.05, 8)
+        pairs = {
+            (a, b): 0.1 + source[a] + target[b] + draw.normal(0, 0.01) for a in range(8) for b in range(8) if a != b
+        }
+        low, high = by_category(pd.Series(pairs), 0.95).bounds or (0, 0)
+        held += low <= 0.1 <= high
+    assert 0.92 < held / 400 < 0.98
+
+
+def test_two_groups_that_share_nothing() -> None:
+    """Welch's interval by hand: two groups of means 3 and 1, of variances 1 and 1, three values each."""
+    found = unpaired([2, 3, 4], [0, 1, 2], 0.95)
+    half = stats.t.ppf(0.975, 4) * math.sqrt(2 / 3)
+    assert found.bounds == pytest.approx((2 - half, 2 + half))
+
+
+def test_p_values_agree_with_the_intervals() -> None:
+    """p is under 5 % exactly where the 95 % t-interval leaves out zero, or the 90 % one lies within a point."""
+    draw = np.random.default_rng(4)
+    for scale in (0.001, 0.01, 0.05):
+        values = draw.normal(scale / 2, scale, 6).tolist()
+        low, high = interval(values, 0.95) or (0, 0)
+        assert (p_value(values, "direction") < 0.05) == (low > 0 or high < 0)
+        assert (p_value(values, "absence") < 0.05) == (absence(interval(values, 0.9), 6) == "reproduced")
+
+
+def test_many_claims_are_corrected_together() -> None:
+    """Benjamini and Hochberg by hand: p 0.01, 0.02, 0.04 of three become 0.03, 0.03, 0.04; one without p stays so."""
+    made = [replace(unmeasured(f"Z{k}", "paper", "", ""), p=p) for k, p in enumerate((0.04, 0.01, None, 0.02))]
+    assert [claim.adjusted for claim in corrected(made)] == [0.04, 0.03, None, 0.03]

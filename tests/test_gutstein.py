@@ -19,7 +19,8 @@ from layerwise.start import begin
 from layerwise.store import Store
 from layerwise.studies import study_module
 from layerwise.studies.gutstein import cells, claims, design, remarks, runs, table
-from layerwise.studies.request import Request, Result
+from layerwise.studies.request import Request
+from layerwise.studies.results import Result
 from layerwise.tasks import Parts, codes, examples
 
 from making import contents, done_by, setting
@@ -249,7 +250,7 @@ def test_rows_say_what_the_store_has(blobs: DataSet, tmp_path: Path) -> None:
         record = Store(here.store).get(name).result
         curve = tuple((int(a), str(b), str(c), float(d)) for a, b, c, d in record["curve"])
         results[name] = Result(name, curve, record["train_flops"], record["parameters_trained"])
-    rows = table(made, results)
+    rows = table(made, results, {})
     for cell in cells(made):
         here = rows[rows["run_key"] == key(cell.run)]
         assert here["n"].eq(cell.n).all()
@@ -258,4 +259,4 @@ def test_rows_say_what_the_store_has(blobs: DataSet, tmp_path: Path) -> None:
         assert measured == [list(point) for point in results[key(cell.run)].curve]
     assert [claim.id for claim in claims(rows)] == ["G1", "G2", "G3", "G4", "G5", "G6", "G7"]
     one_lost = {name: result for name, result in results.items() if name != key(wanted[1])}
-    assert key(wanted[1]) not in set(table(made, one_lost)["run_key"].dropna())
+    assert key(wanted[1]) not in set(table(made, one_lost, {})["run_key"].dropna())

@@ -47,7 +47,7 @@ def plainly(run: Run) -> dict[str, Any]:
     return {
         "version": SPEC_VERSION,
         "net": run.net,
-        "task": asdict(run.task),
+        "task": {name: value for name, value in asdict(run.task).items() if name != "rest" or value},
         "treatment": run.treatment.expanded,
         "source": plainly(run.source) if isinstance(run.source, Run)
         else {"weights": run.source.digest} if run.source else None,

@@ -178,3 +178,28 @@ def test_wrong_class_lists(text: str, message: str) -> None:
     with pytest.raises(StudyError) as caught:
         choose_classes(text, NAMES)
     assert str(caught.value) == message
+
+
+REST = Task("blank", (0,), 5, parts=Parts("random", 4), rest=(2, 3))
+
+
+def test_the_null_class_is_as_large_as_the_others_and_parted_like_them() -> None:
+    """Five of one class against five of two others; a task's test images train no task, those of the null class too."""
+    found = examples(REST, LABELS, COLUMNS, NAMES)
+    assert LABELS[found.train].tolist()[:5] == [0] * 5
+    assert set(LABELS[found.train].tolist()[5:]) <= {2, 3}
+    assert (len(found.train), len(found.test)) == (10, 8)
+    other = examples(replace(REST, classes=(1,), rest=(0, 2, 3), shots=16), LABELS, COLUMNS, NAMES)
+    assert not set(found.test) & set(other.train)
+    assert (REST.outputs, codes(REST).tolist()) == (2, [[1, 0], [0, 1]])
+
+
+def test_the_null_class_is_tested_on_the_same_images_for_every_draw_of_samples() -> None:
+    one, other = (examples(replace(REST, seed=seed), LABELS, COLUMNS, NAMES) for seed in (0, 1))
+    assert one.test.tolist() == other.test.tolist()
+    assert one.train.tolist() != other.train.tolist()
+
+
+def test_a_task_without_a_null_class_has_the_name_it_always_had() -> None:
+    assert Task("d", (0, 1)).name == "8b369fb2"
+    assert REST.name != replace(REST, rest=(1, 3)).name

@@ -18,7 +18,8 @@ from layerwise.data.dataset import DataSet, save
 from layerwise.errors import StudyError, unknown
 from layerwise.execute.plan import Plan
 from layerwise.job import Job, Means, counts
-from layerwise.outputs import Study, prepare
+from layerwise.measure import measure
+from layerwise.outputs import Study, claims, prepare
 from layerwise.probes.activations import POOLINGS
 from layerwise.probing.examine import chosen, compares, examine
 from layerwise.probing.examined import Examined
@@ -28,7 +29,8 @@ from layerwise.rows import frame
 from layerwise.run import Run, key
 from layerwise.store import Record, Store
 from layerwise.studies import study_module
-from layerwise.studies.request import Request, Result
+from layerwise.studies.request import Request
+from layerwise.studies.results import Result
 
 VERSIONS_OF = ("torch", "numpy", "scipy", "pandas", "pillow", "matplotlib")
 
@@ -36,8 +38,9 @@ VERSIONS_OF = ("torch", "numpy", "scipy", "pandas", "pillow", "matplotlib")
 def study(
     name: str,
     *,
-    data: str = "glyphs",
+    data: str | None = None,
     net: str | None = None,
+    experiments: str | None = None,
     scale: str = "demo",
     seeds: int | None = None,
     trials: int | None = None,
@@ -67,7 +70,7 @@ def study(
 ) -> Study:
     """Run a study, or what of it the store lacks, and give its rows and claims; see `layerwise study --help`.
 
-    >>> found = study("gutstein", data="glyphs", scale="demo")       # doctest: +SKIP
+    >>> found = study("gutstein", scale="demo")                      # doctest: +SKIP
     >>> found.rows, found.claims, found.report("report.html")        # doctest: +SKIP
 
     With `out` the report, the rows, the claims and the plan are written there. With `dry_run` nothing is trained: the
@@ -81,28 +84,36 @@ def study(
     module = study_module(name)
     means = Means(executor, workers, device, deterministic, keep, address)
     shelf = Store(Path(store))
-    opened, place = open_data(data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable)
+    opened, place = open_data(
+        data or module.DATA, shelf.folder / "data", resize=resize or module.RESIZE, grey=grey or module.GREY,
+        skip_unreadable=skip_unreadable,
+    )  # fmt: skip
     request = Request(
         opened, net, scale, seeds, trials, None if shots is None else tuple(shots), steps, source_steps, classes, known,
-        split, hold_out, precision, channels_last,
+        split, hold_out, precision, channels_last, experiments,
     )  # fmt: skip
     design = module.design(request)
-    wanted = module.runs(design)
-    job = Job(wanted, shelf, opened, {opened.digest: place}, means, listener)
+    wanted, looks = module.runs(design), module.measurements(design)
+    looked_at = frozenset(key(run) for look in looks for run in look.runs)
+    job = Job(wanted, shelf, opened, {opened.digest: place}, means, listener, looked_at)
     if out is not None and not dry_run:
         prepare(Path(out))
     for note in (*opened.notes, *design.notes):
         listener.say(f"Note: {note}")
     made = job.plan() if dry_run else job.complete()
-    rows = frame([]) if dry_run else module.table(design, {k: _result(r) for k, r in job.records.items()})
+    rows, failures = frame([]), list(job.failures)
+    if not dry_run:
+        here = [look for look in looks if all(key(run) in job.records for run in look.runs)]
+        measured, failed = measure(here, shelf, place, means.processes, listener)
+        rows = module.table(design, {k: _result(r) for k, r in job.records.items()}, measured)
+        failures += failed
     written = {
         "runs": [_planned(run, opened, job, made, job.records.get(key(run))) for run in made.runs],
         "totals": job.totals(made),
         "notes": [*opened.notes, *design.notes, *([] if dry_run else module.remarks(design, rows))],
         "provenance": _provenance(command or _call(asked), opened, shelf, means, wanted),
     }
-    claims = () if dry_run else tuple(module.claims(rows))
-    found = Study(name, rows, claims, written, tuple(job.failures))
+    found = Study(name, rows, () if dry_run else claims(name, rows), written, tuple(failures))
     if out is not None and not dry_run:
         found.save(out)
     return found
@@ -222,6 +233,7 @@ def _planned(run: Run, data: DataSet, job: Job, made: Plan, record: Record | Non
         "net": run.net,
         "task": run.task.name,
         "classes": list(run.task.classes),
+        "rest": list(run.task.rest),
         "treatment": str(run.treatment),
         "shots": run.task.shots,
         "seed": run.seed,

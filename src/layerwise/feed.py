@@ -115,9 +115,9 @@ def feeds(
 ) -> list[Feed]:
     """The feeds of several tasks. Those of the same classes have one pool: their images, in the data set's order."""
     chosen = [vars(examples(task, data.labels, data.columns, data.class_names)) for task in tasks]
-    used: dict[tuple[int, ...], list[Int[np.ndarray, " examples"]]] = defaultdict(list)  # by classes
+    used: dict[tuple[int, ...], list[Int[np.ndarray, " examples"]]] = defaultdict(list)  # by classes, the null's too
     for task, parts in zip(tasks, chosen, strict=True):
-        used[task.classes] += parts.values()
+        used[task.classes + task.rest] += parts.values()
     wanted = {classes: np.unique(np.concatenate(where)) for classes, where in used.items()}
     form = layout(channels_last=channels_last)
     pools = {
@@ -130,16 +130,18 @@ def feeds(
 
     def part(task: Task, where: Int[np.ndarray, " examples"]) -> Part:
         positions = np.full(len(data.class_names), -1)
+        positions[list(task.rest)] = len(task.classes)
         positions[list(task.classes)] = np.arange(len(task.classes))
-        rows, classes = np.searchsorted(wanted[task.classes], where), positions[data.labels[where]]
-        return Part(pools[task.classes], torch.from_numpy(rows).to(device), torch.from_numpy(classes).to(device))
+        seen = task.classes + task.rest
+        rows, classes = np.searchsorted(wanted[seen], where), positions[data.labels[where]]
+        return Part(pools[seen], torch.from_numpy(rows).to(device), torch.from_numpy(classes).to(device))
 
     return [
         Feed(
             {name: part(task, where) for name, where in parts.items() if len(where)},
-            torch.from_numpy(codes(task)).to(pools[task.classes]),
+            torch.from_numpy(codes(task)).to(pools[task.classes + task.rest]),
             task.is_bits,
-            names[task.classes],
+            names[task.classes + task.rest],
         )
         for task, parts in zip(tasks, chosen, strict=True)
     ]

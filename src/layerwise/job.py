@@ -117,6 +117,7 @@ class Job:
     folders: dict[str, Path]  # of data sets, by digest
     means: Means
     listener: Quiet
+    kept: frozenset[str] = frozenset()  # keys of runs whose weights are kept, beside those of sources
     records: dict[str, Record] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     forecast: Forecast = field(default_factory=lambda: Forecast({}, {}, 0.0, 0, 0))
@@ -131,7 +132,8 @@ class Job:
 
     def plan(self) -> Plan:
         """What is missing, with its forecast, told to the user."""
-        made = plan(self.wanted, lambda name, weights: self.store.has(name, weights=weights), keep=self.means.keep)
+        keep = frozenset(map(key, self.wanted)) if self.means.keep else self.kept
+        made = plan(self.wanted, lambda name, weights: self.store.has(name, weights=weights), keep=keep)
         if made.missing and self.means.executor != "serial":
             shape = self.data.images.shape[1:]
             widths = Widths(self.means.units, beside=self.store.folder / "fleets.json", device=self.means.here)
@@ -251,5 +253,7 @@ def counts(task: Task, data: DataSet) -> dict[str, int]:
     train, validation, test = _counted[name][:, list(task.classes)]
     if train.min() < (1 if task.shots is None else task.shots):
         examples(task, data.labels, data.columns, data.class_names)  # says which class has too few
-    chosen = train.sum() if task.shots is None else task.shots * len(task.classes)
-    return {"train": int(chosen), "validation": int(validation.sum()), "test": int(test.sum())}
+    found = np.stack([train if task.shots is None else np.full_like(train, task.shots), validation, test])
+    of_rest = _counted[name][:, list(task.rest)].sum(1) if task.rest else np.zeros(3, int)
+    sums = found.sum(1) + np.minimum(of_rest, found.max(1))
+    return dict(zip(("train", "validation", "test"), map(int, sums), strict=True))

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,13 +13,10 @@ from typing import Any
 import pandas as pd
 
 from layerwise import rows as row_tables
-from layerwise.claims import Claim
+from layerwise.claims import Claim, corrected
 from layerwise.errors import StudyError
-from layerwise.report import Report, write_report
-from layerwise.report.gutstein import figures as gutstein_figures
+from layerwise.report import Figure, Report, write_report
 from layerwise.studies import study_module
-
-FIGURES = {"gutstein": gutstein_figures}
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Study:
             findings=self.findings,
             rows=self.rows,
             claims=[{**claim.as_json(), "unit": claim.unit} for claim in self.claims],
-            figures=FIGURES[self.name](self.rows),
+            figures=figures(self.name, self.rows),
             plan=self.plan,
             provenance=self.plan["provenance"],
             notes=(*self.plan["notes"], *self.failures),
@@ -75,6 +73,16 @@ class Study:
         return f"<p>{escape(self.answer)}</p><ol>{findings}</ol>{shown.to_html(index=False)}"
 
 
+def claims(name: str, rows: pd.DataFrame) -> tuple[Claim, ...]:
+    """The claims of a study held against its rows, corrected for their number."""
+    return corrected(study_module(name).claims(rows))
+
+
+def figures(name: str, rows: pd.DataFrame) -> tuple[Figure, ...]:
+    """The figures of a study, drawn from its rows."""
+    return tuple(import_module(f"layerwise.report.{name}").figures(rows))
+
+
 def prepare(folder: Path) -> None:
     """Make the folder that `save` will fill: better to learn now that it cannot be written than after hours."""
     with whole_folder(folder):
@@ -96,7 +104,7 @@ def load(folder: str | Path) -> Study:
             f"{folder} does not hold a finished study (its rows.parquet and plan.json: {wrong}); "
             "pass what --out of a study has filled, or run the study again: what is stored is not trained again"
         ) from error
-    return Study(name, found, tuple(study_module(name).claims(found)), plan, failures)
+    return Study(name, found, claims(name, found), plan, failures)
 
 
 def write_json(path: Path, value: Any) -> None:

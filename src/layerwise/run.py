@@ -15,7 +15,7 @@ from typing import Any
 
 from layerwise.errors import StudyError
 from layerwise.randomness import canonical
-from layerwise.tasks import Parts, Task
+from layerwise.tasks import LATER, Parts, Task
 from layerwise.treatment import Treatment
 
 SPEC_VERSION = 2
@@ -217,8 +217,10 @@ def _outside(source: Weights | None) -> dict[str, str] | None:
 
 def _plain(value: Recipe | Task | Parts) -> dict[str, Any]:
     """The fields by name, parts within a task too; `asdict` copies every number, and takes far longer."""
-    found = ((name, getattr(value, name)) for name in NAMES[type(value)])
-    return {name: _plain(field) if isinstance(field, Parts) else field for name, field in found}
+    found = {name: getattr(value, name) for name in NAMES[type(value)]}
+    if isinstance(value, Task):
+        found = {name: field for name, field in found.items() if name not in LATER or field != LATER[name]}
+    return {name: _plain(field) if isinstance(field, Parts) else field for name, field in found.items()}
 
 
 # Runs read back share what they have in common, as runs made by a study do. Texts differ where equal values may not.
@@ -228,7 +230,8 @@ def _plain(value: Recipe | Task | Parts) -> dict[str, Any]:
 def _task(text: str) -> Task:
     task = json.loads(text)
     parts = Parts(**{**task["parts"], "held_out": tuple(task["parts"]["held_out"])})
-    return Task(**{**task, "classes": tuple(task["classes"]), "parts": parts})
+    classes = {name: tuple(task[name]) for name in ("classes", "rest") if name in task}
+    return Task(**{**task, **classes, "parts": parts})
 
 
 @lru_cache(maxsize=4096)

@@ -6,6 +6,7 @@
     STORE/weights/                       weights that no run made, named by their SHA-256
     STORE/data/                          decoded data sets (see layerwise.data)
     STORE/index/                         what the runs held when they were last read (see layerwise.index)
+    STORE/measured/                      what was measured on trained nets (see layerwise.measure)
     STORE/locks/, writing/, damaged/     runs being trained, being written, and set aside
 
 A run is written aside and renamed into place, so that it is there whole or not at all; a lock, released by the system
@@ -37,7 +38,7 @@ from layerwise.run import Run, Weights, from_spec, key, key_of, spec
 STORE_VERSION = 1
 SUMS = "SHA256SUMS"
 FOLDERS = ("runs", "data", "locks", "writing")
-LATER = ("weights", "index", "damaged")  # made when they are needed
+LATER = ("weights", "index", "measured", "damaged")  # made when they are needed
 READ_ANEW = 1 / 16  # of a shelf's runs: where more were not in its index, it is written
 BEING_WRITTEN = 3600  # seconds for which a data set half decoded may still be at work
 KEY, DIGEST = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")

@@ -45,11 +45,17 @@ class Task:
     encoding: str = "onehot"  # or bits:20, a random vector of so many bits for each class
     parts: Parts = Parts()
     seed: int = 0  # draws the samples and the bits
+    rest: tuple[int, ...] = ()  # classes that together are one more, the last: the null class
 
     @property
     def outputs(self) -> int:
         """The width of the net's head."""
-        return int(self.encoding.removeprefix("bits:")) if self.is_bits else len(self.classes)
+        return int(self.encoding.removeprefix("bits:")) if self.is_bits else self.width
+
+    @property
+    def width(self) -> int:
+        """How many classes are told apart, the null class among them."""
+        return len(self.classes) + bool(self.rest)
 
     @property
     def is_bits(self) -> bool:
@@ -59,12 +65,21 @@ class Task:
     @property
     def stream(self) -> str:
         """What names this task in seeds: all but the number of samples, so that runs on 1 and 5 of them are paired."""
-        return canonical(asdict(replace(self, shots=None)))
+        return canonical(described(replace(self, shots=None)))
 
     @property
     def name(self) -> str:
         """Eight hex digits: equal for tasks of equal data, classes and parts, whatever the samples."""
-        return f"{seed(asdict(replace(self, shots=None, seed=0))) >> 31:08x}"
+        return f"{seed(described(replace(self, shots=None, seed=0))) >> 31:08x}"
+
+
+LATER = {"rest": ()}
+"""Fields that came after keys were first made: left out at these values, so that older keys and draws stay."""
+
+
+def described(task: Task) -> dict[str, Any]:
+    """The task as plain values, of which keys and seeds are made."""
+    return {name: value for name, value in asdict(task).items() if name not in LATER or value != LATER[name]}
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,10 @@ def _pools(parts: Parts, labels: Int[np.ndarray, " n"], columns: Mapping[str, np
 def examples(
     task: Task, labels: Int[np.ndarray, " n"], columns: Mapping[str, np.ndarray], class_names: Sequence[str]
 ) -> Examples:
-    """The images of a task, class after class; raises DataError where a class has fewer than asked for."""
+    """The images of a task, class after class; raises DataError where a class has fewer than asked for.
+
+    The null class has, in each part, as many images as the largest of the others, or all there are.
+    """
     parts = part(task.parts, labels, columns)
     found: dict[int, list[np.ndarray]] = {TRAIN: [], VALIDATION: [], TEST: []}
     for label in task.classes:
@@ -129,6 +147,14 @@ def examples(
                 f"ask for at most {len(pool)} or leave the class out with --classes"
             )
         found[TRAIN].append(generator("samples", task.data, task.seed, label).permutation(pool)[:shots])
+    if task.rest:
+        for which, own in found.items():
+            pool = np.flatnonzero(np.isin(labels, task.rest) & (parts == which))
+            drawn_for = task.seed if which == TRAIN else None  # what is tested on does not change with the samples
+            drawn = generator("samples", task.data, drawn_for, list(task.rest), which).permutation(pool)
+            own.append(drawn[: max(map(len, own))])
+            if len(pool) == 0 and which == TRAIN:
+                raise DataError("the classes of the null class have no training images; name others with --classes")
     return Examples(*(np.concatenate(found[which]) for which in (TRAIN, VALIDATION, TEST)))
 
 
@@ -138,16 +164,16 @@ def codes(task: Task) -> Float[np.ndarray, "classes outputs"]:
     Gutstein et al. give each character "a 20 bit random vector": further apart than one-hot targets.
     """
     if not task.is_bits:
-        return np.eye(len(task.classes))
+        return np.eye(task.width)
     bits = task.outputs
-    if len(task.classes) > 2**bits:
-        raise StudyError(f"{len(task.classes)} classes need more than {bits} bits to have different codes")
+    if task.width > 2**bits:
+        raise StudyError(f"{task.width} classes need more than {bits} bits to have different codes")
     for attempt in range(10_000):
         draw = generator("codes", task.data, task.seed, task.classes, bits, attempt)
-        drawn = draw.integers(0, 2, (len(task.classes), bits)) * 2.0 - 1.0
+        drawn = draw.integers(0, 2, (task.width, bits)) * 2.0 - 1.0
         if len(np.unique(drawn, axis=0)) == len(drawn):
             return drawn
-    raise StudyError(f"no {len(task.classes)} different codes of {bits} bits were found; ask for more bits")
+    raise StudyError(f"no {task.width} different codes of {bits} bits were found; ask for more bits")
 
 
 def split_classes(

@@ -66,10 +66,13 @@ def report(
 
 @app.command()
 def studies() -> None:
-    """List the studies."""
-    from layerwise.studies import STUDIES
+    """List the studies, and the experiments that each consists of (see `layerwise study --experiments`)."""
+    from layerwise.studies import STUDIES, study_module
 
-    print_table(["study", "what it does"], [[name, summary] for name, summary in STUDIES.items()])
+    rows = []
+    for name, summary in STUDIES.items():
+        rows += [[name, "", summary], *([name, *one] for one in study_module(name).EXPERIMENTS.items())]
+    print_table(["study", "experiment", "what it does"], rows)
 
 
 @app.command()

@@ -49,8 +49,9 @@ def study(
         str, typer.Argument(metavar="NAME", help="Which study; see `layerwise studies`.", autocompletion=study_names)
     ],
     data: Annotated[
-        str, _data(metavar="DATA", help="Images; see `layerwise data`.", autocompletion=data_names)
-    ] = "glyphs",
+        str | None,
+        _data(metavar="DATA", help="Images; see `layerwise data`.  [default: the study's]", autocompletion=data_names),
+    ] = None,
     resize: Annotated[int | None, _data(metavar="N", parser=whole, help="Make all images N x N pixels.")] = None,
     grey: Annotated[bool, _data("--grey", help="Make all images grey.")] = False,
     skip_unreadable: Annotated[
@@ -62,6 +63,10 @@ def study(
     hold_out: Annotated[
         str | None,
         _data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54."),
+    ] = None,
+    experiments: Annotated[
+        str | None,
+        _design(metavar="LIST", help="Which of its experiments; see `layerwise studies`.  [default: all of them]"),
     ] = None,
     scale: Annotated[
         str,
@@ -162,7 +167,8 @@ def study(
         from layerwise import api
 
         found = api.study(
-            name, data=data, net=net, scale=scale, seeds=seeds, trials=trials, shots=numbers("--shots", shots),
+            name, data=data, net=net, experiments=experiments, scale=scale,
+            seeds=seeds, trials=trials, shots=numbers("--shots", shots),
             steps=steps, source_steps=source_steps, classes=classes, known=known, split=split, hold_out=hold_out,
             resize=resize, grey=grey, skip_unreadable=skip_unreadable, store=store, out=folder, executor=executor,
             address=address, workers=workers, device=device, deterministic=deterministic, precision=precision,

@@ -108,7 +108,7 @@ def _ahead(
 
 
 def _classes(run: Run) -> Classes:
-    return run.task.data, run.task.classes
+    return run.task.data, run.task.classes + run.task.rest
 
 
 def _at(unit: Unit) -> dict[Classes, Run]:

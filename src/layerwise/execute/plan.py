@@ -4,7 +4,7 @@ Pure. Runs that are trained together are found from the full plan, never from wh
 study that was stopped and resumed trains each run beside the same others, and gives the same bits.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from layerwise.prefix import frozen_depth
@@ -50,8 +50,9 @@ class Plan:
         return len(self.runs) - len(self.missing)
 
 
-def plan(wanted: Iterable[Run], has: Callable[[str, bool], bool], *, keep: bool = False) -> Plan:
-    """Plan the wanted runs, each by itself; `has(key, weights)` says what is stored, `keep` keeps every run's weights.
+def plan(wanted: Iterable[Run], has: Callable[[str, bool], bool], *, keep: Collection[str] = ()) -> Plan:
+    """Plan the wanted runs, each by itself; `has(key, weights)` says what is stored, `keep` are the keys of runs whose
+    weights are kept, as those of sources always are.
 
     A source is missing where its result is wanted and not stored, or its weights are needed by a missing run.
     """
@@ -67,11 +68,11 @@ def plan(wanted: Iterable[Run], has: Callable[[str, bool], bool], *, keep: bool 
     missing: list[Run] = []
     for run in reversed(ordered):
         name = key(run)
-        if (name in wanted_keys and not has(name, keep)) or (name in needed and not has(name, True)):
+        if (name in wanted_keys and not has(name, name in keep)) or (name in needed and not has(name, True)):
             missing.append(run)
             if isinstance(run.source, Run):
                 needed.add(key(run.source))
-    kept = frozenset(runs) if keep else frozenset(sources)
+    kept = frozenset(sources).union(keep)
     return grouped(Plan(tuple(ordered), tuple(reversed(missing)), kept), lambda _run, _count: 1)
 
 

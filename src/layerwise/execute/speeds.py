@@ -76,7 +76,7 @@ class Kind:
         """Noise instead of images, in two batches."""
         task, size = self.run.task, 2 * self.run.recipes[0].batch_size
         pool, rows = self.noise(size), torch.arange(size, device=self.device)
-        part = Part(pool, rows, rows % len(task.classes))
+        part = Part(pool, rows, rows % task.width)
         return Feed({"train": part, "test": part}, torch.from_numpy(codes(task)).to(pool), task.is_bits, "noise")
 
     def noise(self, images: int) -> Tensor:

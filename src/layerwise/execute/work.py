@@ -222,11 +222,11 @@ class Worker:
         """What a run is fed with; all tasks of the plan that have its classes share a pool."""
         task, recipe = run.task, run.recipes[0]
         how = (run.net, recipe.dtype_name, recipe.channels_last)
-        wanted = (task.data, task.classes, *how)
+        wanted = (task.data, task.classes, task.rest, *how)
         if task not in self.feeds.get(wanted, {}):
             if task.data not in self.data:
                 self.data[task.data] = load(self.setting.data[task.data])
-            alike = [t for t in self.setting.tasks if (t.data, t.classes) == (task.data, task.classes)]
+            alike = [t for t in self.setting.tasks if (t.data, t.classes, t.rest) == wanted[:3]]
             tasks = list(dict.fromkeys([*alike, task]))
             made = feeds(tasks, self.data[task.data], *how, self.setting.device)
             self.feeds[wanted] = dict(zip(tasks, made, strict=True))

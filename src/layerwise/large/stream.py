@@ -93,6 +93,7 @@ def stream(run: Run, data: DataSet, device: torch.device) -> Stream:
     dtype = getattr(torch, run.recipes[0].dtype_name)
     chosen = examples(run.task, data.labels, data.columns, data.class_names)
     positions = np.full(len(data.class_names), -1)
+    positions[list(run.task.rest)] = len(run.task.classes)
     positions[list(run.task.classes)] = np.arange(len(run.task.classes))
     named = {"train": chosen.train, "validation": chosen.validation, "test": chosen.test}
     parts = {

@@ -1,11 +1,17 @@
 """The studies there are. Each is a module with
 
-design(request)          what exactly is run: the request fitted to the data and the net, with notes on what was fitted
-runs(design)             the runs wanted
-table(design, results)   the rows
-remarks(design, rows)    what the rows show that a reader must know first
-claims(rows)             what the paper says, held against the rows
-words(rows, claims)      the answer in one paragraph, and the main findings
+TITLE, EXPERIMENTS                 what it is called; the experiments that it consists of, by name, a sentence each
+DATA, RESIZE, GREY                 the images that it takes where none are asked for, and how it wants any images
+MEASURES                           the functions that its measurements name
+design(request)                    what exactly is run: the request fitted to the data, with notes on it
+runs(design)                       the runs wanted
+measurements(design)               what is measured on their nets, beyond learning curves (see `layerwise.measure`)
+table(design, results, measured)   the rows: results of runs and rows of measurements, both by key
+remarks(design, rows)              what the rows show that a reader must know first
+claims(rows)                       what the paper says, held against the rows
+words(rows, claims)                the answer in one paragraph, and the main findings
+
+Its figures are those of the module of its name in `layerwise.report`.
 """
 
 from importlib import import_module

@@ -7,7 +7,7 @@ Every class has a random 20-bit target, and the nearest code is the predicted cl
 own source; its trials differ in the samples, the codes and the fresh weights, which all n share.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,16 +15,21 @@ import pandas as pd
 
 from layerwise.costs import layer_parameters
 from layerwise.errors import StudyError
+from layerwise.measure import Measure, Measurement, Row
 from layerwise.rows import final, frame, pick
 from layerwise.run import Recipe, Run, key
 from layerwise.studies.gutstein_claims import claims, words
-from layerwise.studies.request import Request, Result, available, fit_parts, scaled, sides
+from layerwise.studies.request import Request, available, experiments, fit_parts, scaled, sides
+from layerwise.studies.results import Result, rows_of
 from layerwise.tasks import Parts, Task
 from layerwise.treatment import Treatment, transfer
 
-__all__ = ["TITLE", "cells", "claims", "design", "remarks", "runs", "table", "words"]
+__all__ = ["TITLE", "cells", "claims", "design", "measurements", "remarks", "runs", "table", "words"]
 
 TITLE = "Which levels of a LeNet-5 transfer? Gutstein, Fuentes, Freudenthal: knowledge transfer in deep nets"
+EXPERIMENTS = {"levels": "n = 0 to 5 levels kept, from 1 to 40 samples per class: the paper's grid"}
+DATA, RESIZE, GREY = "glyphs", None, False
+MEASURES: dict[str, Measure] = {}
 BITS = 20  # of a class's target, and outputs of the net
 MOST_CLASSES = 20  # on each side
 LEARNT = 0.98  # of its training samples: a net from scratch below it has not finished learning
@@ -78,6 +83,7 @@ class Cell:
 def design(request: Request) -> Design:
     """Fit the paper's protocol to the data, and note what had to be fitted."""
     scale: Scale = scaled(request, SCALES)
+    experiments(request, EXPERIMENTS)
     known, others = sides(request, "gutstein", 0, MOST_CLASSES)
     width = len(others)
     largest = max(*SCALES[request.scale].shots, *scale.shots)  # the parts do not depend on asking for fewer
@@ -151,12 +157,18 @@ def runs(design: Design) -> list[Run]:
     return [cell.run for cell in cells(design)]
 
 
-def table(design: Design, results: Mapping[str, Result]) -> pd.DataFrame:
+def measurements(design: Design) -> list[Measurement]:
+    """Nothing beyond learning curves."""
+    return []
+
+
+def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
     """The rows: each run's learning curve and cost, and the parameters of each layer (the paper's table 1)."""
     rows: list[dict[str, Any]] = []
     for cell in cells(design):
         if result := results.get(key(cell.run)):
-            rows.extend(_rows_of(design, cell, result))
+            about = {"experiment": "levels", "n": cell.n, "trial": cell.trial, "seed": cell.seed}
+            rows.extend(rows_of(cell.run, result, **about))
     common = {"study": "gutstein", "net": design.net, "data": design.request.data.name}
     sizes = [{"layer": layer, "quantity": "parameters", "value": size} for layer, size in design.sizes.items()]
     return frame({**common, **row} for row in rows + sizes)
@@ -179,22 +191,3 @@ def remarks(design: Design, rows: pd.DataFrame) -> list[str]:
                 "these nets have not finished learning, so that what transfer gains is partly speed (see --steps)"
             )
     return found
-
-
-def _rows_of(design: Design, cell: Cell, result: Result) -> Iterator[dict[str, Any]]:
-    run = cell.run
-    about = {
-        "run_key": result.key,
-        "source_key": key(run.source_run) if run.source_run else None,
-        "source_task": run.source_run.task.name if run.source_run else None,
-        "target_task": run.task.name,
-        "treatment": str(run.treatment),
-        "n": cell.n,
-        "shots": run.task.shots,
-        "trial": cell.trial,
-        "seed": cell.seed,
-    }
-    for step, split, quantity, value in result.curve:
-        yield {**about, "step": step, "split": split, "quantity": quantity, "value": value}
-    for quantity in ("train_flops", "parameters_trained"):
-        yield {**about, "step": result.curve[-1][0], "quantity": quantity, "value": float(getattr(result, quantity))}

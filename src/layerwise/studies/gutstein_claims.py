@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from layerwise.claims import FEWEST_CLUSTERS, RULES, Claim, decide, direction, over_clusters, unmeasured
+from layerwise.claims import FEWEST_CLUSTERS, RULES, Claim, Kind, decide, direction, over_clusters, unmeasured
 from layerwise.rows import final, pick
 
 PAPER = "Gutstein et al."
@@ -140,7 +140,7 @@ def _claim(
     contrast: "pd.Series[float] | None",
     cells: tuple[Sequence[int], Sequence[int]],  # the shots and the n that go in
     pairs: int,
-    kind: Literal["direction", "absence"] = "direction",
+    kind: Kind = "direction",
     unit: str = "points",
 ) -> Claim:
     name, _, says = statement.partition(": ")

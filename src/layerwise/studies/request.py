@@ -35,16 +35,15 @@ class Request:
     hold_out: str | None = None  # COLUMN:VALUES whose images are the test
     precision: str = "float32"
     channels_last: bool = False
+    experiments: str | None = None  # which of the study's, such as levels,partial
 
 
-@dataclass(frozen=True)
-class Result:
-    """A finished run's record, as far as rows are made of it."""
-
-    key: str
-    curve: tuple[tuple[int, str, str, float], ...]  # (step, split, quantity, value)
-    train_flops: int
-    parameters_trained: int
+def experiments(request: Request, known: Mapping[str, str]) -> tuple[str, ...]:
+    """The experiments asked for, in the study's order; all of them by default. StudyError for one that it has not."""
+    names = list(known) if request.experiments is None else [n.strip() for n in request.experiments.split(",")]
+    if strange := [name for name in names if name not in known]:
+        raise StudyError(unknown("experiment", strange[0], known))
+    return tuple(name for name in known if name in names)
 
 
 def scaled(request: Request, scales: Mapping[str, Any]) -> Any:
