@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from layerwise.execute.forecast import Forecast
 from layerwise.execute.plan import Plan
@@ -57,7 +58,7 @@ class Terminal(Quiet):
             TextColumn("{task.fields[done]}/{task.fields[runs]} runs"),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            _Left(),
             console=self.console,
         )
         self.task = self.bar.add_task("training", total=sum(self.seconds.values()), done=0, runs=len(plan.missing))
@@ -73,15 +74,15 @@ class Terminal(Quiet):
         self.done += 1
         self.bar.update(self.task, advance=self.seconds.get(outcome.key, 0.0), done=self.done)
         if not sys.stderr.isatty() and self.done in _milestones(len(self.seconds)):
-            left = self.bar.tasks[0].time_remaining
+            left = seconds_left(self.bar.tasks[0])
             self.say(f"{self.done}/{len(self.seconds)} runs" + (f", {duration(left)} left" if left else ""))
 
     def probing(self, name: str) -> Callable[[int, int], None]:
         if not sys.stderr.isatty():
             return super().probing(name)
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(), console=self.console, transient=True,
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"), _Left(),
+            console=self.console, transient=True,
         )  # fmt: skip
         bar, task = self.bar, self.bar.add_task(name, total=None)
         bar.start()
@@ -95,6 +96,21 @@ class Terminal(Quiet):
         if self.bar is not None and self.bar.live.is_started:
             self.bar.stop()
         self.bar = None
+
+
+def seconds_left(task: Task) -> float | None:
+    """At the pace since the beginning: many runs of a fleet end at one moment, which tells nothing about the next."""
+    if task.total is None or task.elapsed is None or task.completed <= 0:
+        return None
+    return task.elapsed * (task.total - task.completed) / task.completed
+
+
+class _Left(ProgressColumn):
+    """The time left, in words."""
+
+    def render(self, task: Task) -> Text:
+        left = seconds_left(task)
+        return Text("" if left is None else duration(left))
 
 
 def plan_line(plan: Plan, forecast: Forecast, workers: int) -> str:
