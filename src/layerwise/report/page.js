@@ -21,11 +21,27 @@ function style(width) {
     },
   };
 }
-const drawings = [...document.querySelectorAll("[data-chart]")].map((place) =>
-  vegaEmbed(place.appendChild(document.createElement("div")), report.charts[Number(place.dataset.chart)], {
-    mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: style(place.clientWidth),
-  }).catch((problem) => { place.textContent = "This figure could not be drawn: " + problem.message; }));
-Promise.all(drawings).then(() => document.documentElement.classList.add("drawn"));
+function fitted(spec, width) {
+  // legends of many entries have as many columns as there is room for
+  const room = Math.max(2, Math.floor(width / 120));
+  return JSON.parse(JSON.stringify(spec), (key, value) =>
+    key === "legend" && value?.columns ? { ...value, columns: Math.min(value.columns, room) } : value);
+}
+async function draw(place) {
+  const width = place.clientWidth;
+  try {
+    await vegaEmbed(place.appendChild(document.createElement("div")), fitted(report.charts[Number(place.dataset.chart)], width), {
+      mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: style(width),
+    });
+  } catch (problem) { place.textContent = "This figure could not be drawn: " + problem.message; }
+}
+(async () => { // one after the other, so that a page of many can be read meanwhile
+  for (const place of document.querySelectorAll("[data-chart]")) {
+    await draw(place);
+    await new Promise((next) => setTimeout(next));
+  }
+  document.documentElement.classList.add("drawn");
+})();
 
 // ---- tables
 function make(tag, properties = {}, ...children) {
