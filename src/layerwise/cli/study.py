@@ -68,7 +68,9 @@ def _written(module: str, name: str) -> dict[str, str]:
 def experiment_names(context: typer.Context, incomplete: str) -> list[str]:
     """Lists of the study's experiments that begin so: the last name of the list is completed."""
     before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in among(experiments_of(context.params.get("name") or ""))(last)]
+    words = context.params.get("name"), *context.args  # while an option lacks its value, arguments are not yet named
+    known = experiments_of(next((str(word) for word in words if word in STUDIES), ""))
+    return [before + comma + name for name in among(known)(last)]
 
 
 def every_name(incomplete: str) -> list[str]:

@@ -102,9 +102,8 @@ def _cost_chart(table: pd.DataFrame, known: Mapping[str, str]) -> alt.LayerChart
     choices = {"cost": list(known.values()), "task": list(dict.fromkeys(table["task"]))}
     chosen = [_choice(name, options) for name, options in choices.items() if len(options) > 1]
     legend = alt.selection_point(name="picked", fields=["condition"], bind="legend", toggle="true")
-    across = alt.X("spent:Q", title=" / ".join(known.values()) + " (logarithmic)").scale(
-        type="log", nice=False, padding=36
-    )
+    title = "cost, as chosen below (logarithmic)" if len(known) > 1 else f"{next(iter(known.values()))} (logarithmic)"
+    across = alt.X("spent:Q", title=title).scale(type="log", nice=False, padding=36)
     across = across.axis(format="~s", tickCount=5, grid=False)
     up = alt.Y("test_accuracy:Q", title="test accuracy").axis(format=".0%", tickCount=6).scale(zero=False)
     most = int(table.groupby("task")["condition"].nunique().max())
@@ -125,8 +124,8 @@ def _cost_chart(table: pd.DataFrame, known: Mapping[str, str]) -> alt.LayerChart
     labels = best.mark_text(dy=-11, fontSize=11, color="currentColor").encode(
         text="label:N", opacity=_faded(legend, 1, 0.08)
     )
-    whiskers = base.mark_rule(strokeWidth=1).encode(
-        y=alt.Y("low:Q", title="test accuracy"), y2="high:Q", color=paint, opacity=_faded(legend, 0.4, 0.03)
+    whiskers = base.mark_rule(strokeWidth=1, color="currentColor").encode(
+        y=alt.Y("low:Q", title="test accuracy"), y2="high:Q", opacity=_faded(legend, 0.35, 0.03)
     )
     points = base.mark_point(filled=True, size=70).encode(
         y=up, color=paint, shape=mark, opacity=_faded(legend, 1, 0.08), tooltip=hover

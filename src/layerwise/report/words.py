@@ -90,9 +90,9 @@ def bounds(claim: Mapping[str, Any]) -> str:
 
 
 def basis(claim: Mapping[str, Any]) -> str:
-    """What a claim's numbers are from: "40 pairs, 5 class splits"."""
-    several = plural(claim["cluster"])
-    return f"{counted(claim['pairs'], 'pair')}, {counted(claim['clusters'], claim['cluster'], several)}"
+    """What a claim's numbers are from: "40 pairs, 5 class splits", or "unpaired, 5 class splits"."""
+    pairs = counted(claim["pairs"], "pair") if claim["pairs"] else "unpaired"
+    return f"{pairs}, {counted(claim['clusters'], claim['cluster'], plural(claim['cluster']))}"
 
 
 def correction(claim: Mapping[str, Any], tested: int) -> str:
