@@ -95,13 +95,12 @@ def basis(claim: Mapping[str, Any]) -> str:
     return f"{pairs}, {counted(claim['clusters'], claim['cluster'], plural(claim['cluster']))}"
 
 
-def correction(claim: Mapping[str, Any], tested: int) -> str:
-    """Whether a verdict outlasts the correction for so many tested claims; nothing of one that decides nothing."""
+def correction(claim: Mapping[str, Any]) -> str:
+    """Whether a verdict outlasts the correction for all claims of the report; nothing of one that decides nothing."""
     if claim["adjusted"] is None or claim["verdict"] == "undecided":
         return ""
     stands = "outlasts" if claim["adjusted"] <= FALSE_DISCOVERIES else "does not outlast"
-    numbers = f"p {chance(claim['p'])}, corrected {chance(claim['adjusted'])}"
-    return f"{stands} the correction for {counted(tested, 'claim')} ({numbers})"
+    return f"{stands} the correction: p {chance(claim['p'])}, corrected {chance(claim['adjusted'])}"
 
 
 def chance(p: float) -> str:
