@@ -69,7 +69,7 @@ def costs_of(rows: pd.DataFrame, runs: Sequence[Mapping[str, Any]], cluster: str
         for _, part in table[table[name] > 0].groupby("task"):
             best = frontier(part[name].tolist(), part["test_accuracy"].tolist())
             table.loc[part.index, f"best_by_{name}"] = best
-    return table.assign(n=table["n"].astype("Int64").replace(-1, pd.NA))
+    return table.assign(n=table["n"].astype("Int64").mask(table["n"] < 0))
 
 
 def _tasks(rows: pd.DataFrame) -> "pd.Series[str]":
@@ -81,7 +81,7 @@ def _tasks(rows: pd.DataFrame) -> "pd.Series[str]":
     several = [part.astype("string").fillna("") for part in told if part.nunique() > 1]
     if not several:
         return pd.Series("all", index=rows.index)
-    return pd.concat(several, axis=1).agg(lambda parts: ", ".join(filter(None, parts)), axis=1)
+    return pd.Series([", ".join(filter(None, parts)) for parts in zip(*several, strict=True)], index=rows.index)
 
 
 def frontier(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:

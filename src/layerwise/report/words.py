@@ -5,7 +5,7 @@ from typing import Any
 
 from layerwise.claims import FALSE_DISCOVERIES, plural
 
-MINUS = "\N{MINUS SIGN}"
+MINUS, SPACE = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"  # at which no line is broken
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -59,7 +59,7 @@ def flops(value: float | None) -> str:
 
 def unbroken(text: str) -> str:
     """The text with each per cent sign held to its number, so that no line begins with one."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+    return text.replace(" %", f"{SPACE}%")
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
@@ -100,16 +100,16 @@ def correction(claim: Mapping[str, Any]) -> str:
     if claim["adjusted"] is None or claim["verdict"] == "undecided":
         return ""
     stands = "outlasts" if claim["adjusted"] <= FALSE_DISCOVERIES else "does not outlast"
-    return f"{stands} the correction: p {chance(claim['p'])}, corrected {chance(claim['adjusted'])}"
+    return f"{stands} the correction: p{SPACE}{chance(claim['p'])}, corrected{SPACE}{chance(claim['adjusted'])}"
 
 
 def chance(p: float) -> str:
     """A probability in two digits.
 
     >>> chance(0.0304), chance(0.5), chance(0.00004)
-    ('0.030', '0.50', '< 0.001')
+    ('0.030', '0.50', '<\\xa00.001')
     """
-    return "< 0.001" if p < 0.001 else f"{p:#.2g}"
+    return f"<{SPACE}0.001" if p < 0.001 else f"{p:#.2g}"
 
 
 def forests(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, float] | None]:
