@@ -69,6 +69,8 @@ def strip(rows: pd.DataFrame) -> Strip | None:
 
 
 def _kept_then_fresh(rows: pd.DataFrame) -> pd.DataFrame:
+    """Nets that keep layers that have learnt another task, or none."""
+    rows = rows[~(rows["source_task"] == rows["target_task"]).fillna(False)]
     return rows[rows["treatment"].str.fullmatch(KEPT_THEN_FRESH).fillna(False)]
 
 
