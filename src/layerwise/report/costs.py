@@ -16,7 +16,7 @@ COSTS = {  # column: what it is called. Seconds are the plan's: rows repeat to t
     "parameters_trained": "parameters trained",
 }
 WHOLE_NET = ("class_name", "layer", "part", "unit")  # columns that a net's accuracy on its whole task lacks
-LEGEND_COLUMNS = 6
+MOST_NAMED = 36  # conditions in the legend; all have tooltips
 
 
 def cost(rows: pd.DataFrame, runs: Sequence[Mapping[str, Any]], cluster: str = "class split") -> Figure | None:
@@ -106,8 +106,7 @@ def _cost_chart(table: pd.DataFrame, known: Mapping[str, str]) -> alt.LayerChart
     across = alt.X("spent:Q", title=title).scale(type="log", nice=False, padding=36)
     across = across.axis(format="~s", tickCount=5, grid=False)
     up = alt.Y("test_accuracy:Q", title="test accuracy").axis(format=".0%", tickCount=6).scale(zero=False)
-    most = int(table.groupby("task")["condition"].nunique().max())
-    entries = alt.Legend(columns=LEGEND_COLUMNS if most > LEGEND_COLUMNS else 0, symbolLimit=5 * LEGEND_COLUMNS)
+    entries = alt.Legend(symbolLimit=MOST_NAMED)
     paint = alt.Color("condition:N", title="condition", legend=entries).scale(range=palette(len(OKABE_ITO), False))
     mark = alt.Shape("condition:N", title="condition", legend=entries).scale(range=list(SHAPES))
     hover = [alt.Tooltip("condition:N"), alt.Tooltip("n:N", title="layers copied"), alt.Tooltip("task:N"),

@@ -5,9 +5,8 @@ const PAGE = 50; // rows drawn at once, so that thousands stay quick
 
 // ---- charts: ink is that of the text around them, so that light, dark and print need no second drawing
 const sans = getComputedStyle(document.body).fontFamily;
-function style(width) {
+function style(columns) { // of the legend; 0: all in one row
   const text = { labelColor: "currentColor", titleColor: "currentColor", labelFont: sans, titleFont: sans };
-  const narrow = width < 420;
   return {
     background: "transparent", aria: false, font: sans, view: { stroke: null },
     axis: {
@@ -17,22 +16,25 @@ function style(width) {
     },
     legend: {
       ...text, orient: "top", labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, symbolSize: 80,
-      columns: narrow ? 3 : 0, titleOrient: narrow ? "top" : "left", columnPadding: 14,
+      columns, titleOrient: columns ? "top" : "left", columnPadding: 14,
     },
   };
 }
-function fitted(spec, width) {
-  // legends of many entries have as many columns as there is room for
-  const room = Math.max(2, Math.floor(width / 120));
-  return JSON.parse(JSON.stringify(spec), (key, value) =>
-    key === "legend" && value?.columns ? { ...value, columns: Math.min(value.columns, room) } : value);
+function overflows(place) {
+  const edge = place.getBoundingClientRect().right + 2;
+  return [...place.querySelectorAll(".role-legend")].some((legend) =>
+    legend.querySelector(".role-legend-symbol") && legend.getBoundingClientRect().right > edge);
 }
 async function draw(place) {
-  const width = place.clientWidth;
+  const inside = place.appendChild(document.createElement("div"));
   try {
-    await vegaEmbed(place.appendChild(document.createElement("div")), fitted(report.charts[Number(place.dataset.chart)], width), {
-      mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: style(width),
-    });
+    for (const columns of [0, 6, 4, 3, 2, 1]) { // as many as there is room for: names may be long, and screens narrow
+      const drawn = await vegaEmbed(inside, report.charts[Number(place.dataset.chart)], {
+        mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: style(columns),
+      });
+      if (columns === 1 || !overflows(place)) break;
+      drawn.finalize();
+    }
   } catch (problem) { place.textContent = "This figure could not be drawn: " + problem.message; }
 }
 (async () => { // one after the other, so that a page of many can be read meanwhile
