@@ -373,6 +373,14 @@ def test_costs_without_samples_n_or_seconds():
     assert table["best_by_train_flops"].all()
     assert "seconds" not in json.dumps(cost(rows, []).chart.to_dict()["params"])
     assert cost(rows[rows["trial"].isna()], []) is None
+    assert cost(rows[rows["quantity"] == "accuracy"], []) is None
+
+
+def test_tasks_to_choose_from_stand_in_the_order_of_their_numbers():
+    (chosen,) = [
+        p for p in cost(made_up_rows(shots=(1, 5, 10)), []).chart.to_dict()["params"] if p["name"] == "task_shown"
+    ]
+    assert chosen["bind"]["options"] == ["1 sample per class", "5 samples per class", "10 samples per class"]
 
 
 def test_costs_with_many_conditions_name_those_on_the_frontier_only():

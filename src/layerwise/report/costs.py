@@ -7,6 +7,7 @@ import altair as alt
 import pandas as pd
 
 from layerwise.claims import plural
+from layerwise.data.folder import natural
 from layerwise.report.figures import OKABE_ITO, SHAPES, Figure, layered, palette
 from layerwise.report.summary import ends, over_clusters
 
@@ -27,9 +28,9 @@ def cost(rows: pd.DataFrame, runs: Sequence[Mapping[str, Any]], cluster: str = "
     at a time. `runs` are those of plan.json.
     """
     table = costs_of(rows, runs, cluster)
-    if table.empty:
+    known = {name: title for name, title in COSTS.items() if len(table) and (table[name] > 0).any()}
+    if not known:
         return None
-    known = {name: title for name, title in COSTS.items() if (table[name] > 0).any()}
     caption = (
         "Each point: one condition of one experiment, a mean. The dashed line joins the best buys, those that nothing "
         f"cheaper matches. Whiskers: 95 % intervals over {plural(cluster)}. Costs are of training the net itself, not "
@@ -99,7 +100,7 @@ def frontier(costs: Sequence[float], gains: Sequence[float]) -> list[bool]:
 
 def _cost_chart(table: pd.DataFrame, known: Mapping[str, str]) -> alt.LayerChart:
     """The points of one cost and one task at a time, chosen below the picture."""
-    choices = {"cost": list(known.values()), "task": list(dict.fromkeys(table["task"]))}
+    choices = {"cost": list(known.values()), "task": sorted(set(table["task"]), key=natural)}
     chosen = [_choice(name, options) for name, options in choices.items() if len(options) > 1]
     legend = alt.selection_point(name="picked", fields=["condition"], bind="legend", toggle="true")
     title = "cost, as chosen below (logarithmic)" if len(known) > 1 else f"{next(iter(known.values()))} (logarithmic)"
