@@ -121,7 +121,8 @@ def _cost_chart(table: pd.DataFrame, known: Mapping[str, str]) -> alt.LayerChart
     best = base.transform_filter("datum.best_buy").encode(y=up)
     line = best.mark_line(strokeWidth=1.5, strokeDash=[4, 3], color="currentColor")
     line = line.encode(order="spent:Q", opacity=alt.value(0.55))
-    labels = best.mark_text(dy=-11, fontSize=11, color="currentColor").encode(
+    above = alt.ExprRef("datum.second ? -23 : -11")  # by turns, so that neighbours do not cover each other
+    labels = best.mark_text(dy=above, fontSize=11, color="currentColor").encode(
         text="label:N", opacity=_faded(legend, 1, 0.08)
     )
     whiskers = base.mark_rule(strokeWidth=1, color="currentColor").encode(
@@ -150,6 +151,7 @@ def _by_cost(table: pd.DataFrame, known: Mapping[str, str]) -> pd.DataFrame:
         for name, title in known.items()
     ]
     long = pd.concat(parts, ignore_index=True)
+    long["second"] = long.groupby(["cost", "task", "best_buy"])["spent"].rank(method="first") % 2 == 0
     return long[long["spent"] > 0].drop(columns=[f"best_by_{name}" for name in COSTS])
 
 
