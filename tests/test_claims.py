@@ -69,13 +69,13 @@ def test_of_few_values_that_differ_nothing_is_drawn() -> None:
 
 @pytest.mark.parametrize(("shape", "least"), [("standard_normal", 0.95), ("standard_exponential", 0.93)])
 def test_twelve_clusters_cover_what_they_say_skewed_or_not(shape: str, least: float) -> None:
-    """Of 400 such draws a bias-corrected bootstrap (BCa) covered 91 and 92 %, this one 95 and 96 %."""
+    """It covered 95.8 and 91.5 % of these draws; Student's t 95.0 and 87.8, a bias-corrected bootstrap 91.8 and 85.5."""
     draw = np.random.default_rng(5)
     truth, held = float(shape == "standard_exponential"), 0
     for _ in range(400):
         low, high = interval(getattr(draw, shape)(12).tolist(), 0.95) or (0, 0)
         held += low <= truth <= high
-    assert stats.binomtest(held, 600, least, alternative="less").pvalue > 0.01
+    assert stats.binomtest(held, 400, least, alternative="less").pvalue > 0.01
 
 
 def test_intervals_cover_what_they_say() -> None:
