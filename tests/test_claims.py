@@ -69,7 +69,7 @@ def test_of_few_values_that_differ_nothing_is_drawn() -> None:
 
 @pytest.mark.parametrize(("shape", "least"), [("standard_normal", 0.95), ("standard_exponential", 0.93)])
 def test_twelve_clusters_cover_what_they_say_skewed_or_not(shape: str, least: float) -> None:
-    """It covered 95.8 and 91.5 % of these draws; Student's t 95.0 and 87.8, a bias-corrected bootstrap 91.8 and 85.5."""
+    """It covered 95.8 and 91.5 % here; Student's t 95.0 and 87.8, a bias-corrected bootstrap 91.8 and 85.5."""
     draw = np.random.default_rng(5)
     truth, held = float(shape == "standard_exponential"), 0
     for _ in range(400):

@@ -94,8 +94,9 @@ class Claim:
 class Student:
     """A mean, and how it would vary were all repeated: its interval and its p come from one distribution.
 
-    (estimate - truth) / error follows Student's t, or `drawn`: the same quotient of resamples (Efron 1979; of Student's
-    t: Hall 1988). Of a mean it covers what it says at ten values, where a bias-corrected bootstrap (BCa) covers less.
+    (estimate - truth) / error follows Student's t, or `drawn`: the same quotient of resamples (bootstrap-t, Hall 1988).
+    Of the mean of twelve normal or exponential values 95 % intervals so drawn cover 96 and 92 %, those of Student's t
+    95 and 88 %, those of a bias-corrected bootstrap (BCa) 92 and 86 %.
     """
 
     estimate: float
