@@ -5,6 +5,7 @@ All rows here are made up by a formula, for tests only: they are nobody's measur
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import pandas as pd
 import pytest
 import vl_convert
 
-from layerwise.claims import Claim, interval
+from layerwise.claims import HOW, Claim, interval
 from layerwise.report import Figure, Report, words, write_report
-from layerwise.report.costs import cost, forecast, frontier
+from layerwise.report.costs import cost, costs_of, forecast, frontier
 from layerwise.report.figures import gap, learning, levels, palette
 from layerwise.report.page import json_block, spec, table_json
 from layerwise.report.strip import strip
@@ -67,7 +68,9 @@ def made_up_claims(clusters: int = 6) -> list[dict]:
     ]
     return [
         Claim(name, "a made-up paper", f"statement {name}", quantity, value, bounds, 0.95, 4, clusters, verdict,
-              f"rule of {name}", ("n1-1-0-0", "n0-1-0-0")).as_json()
+              f"rule of {name}", ("n1-1-0-0", "n0-1-0-0"), published="+1.0 points (its table 2)" * (name == "T1"),
+              p=0.02, adjusted=0.06 if name == "T2" else 0.0301,
+              given="given one source" * (clusters == 1)).as_json()
         | {"unit": "steps" if name == "T3" else "points"}
         for name, quantity, value, bounds, verdict in made
     ]  # fmt: skip
@@ -87,8 +90,8 @@ def made_up_plan(rows: pd.DataFrame) -> dict:
 
 def made_up_report(rows: pd.DataFrame, text: str = "plain") -> Report:
     names = list(LAYERS)
-    figures = (levels(rows, layers=names), levels(rows, 10, names), learning(rows, 10, names), gap(rows, names),
-               cost(rows, names))  # fmt: skip
+    figures = (replace(levels(rows, layers=names), claims=("T1",)), levels(rows, 10, names), learning(rows, 10, names),
+               gap(rows, names))  # fmt: skip
     provenance = {"command": f"layerwise study gutstein {text}", "versions": {"torch": "2.6", text: text},
                   "seeds": [0, 1],
                   "data": {"name": text, "digest": "ab12", "notes": [text, {"deep": text}]}}  # fmt: skip
@@ -140,14 +143,44 @@ def test_the_page_says_the_answer_the_findings_the_notes_and_each_verdict(html):
         assert part in text
     for claim in made_up_claims():
         assert f"{claim['id']} {claim['statement']}" in text
-    assert "+3.2 points 95 %: +1.1 to +5.3 4 pairs, 6 class splits ✓ reproduced" in text
-    assert "−2.0 points 95 %: −3.0 to −1.0 4 pairs, 6 class splits ✗ contradicted" in text
-    assert "12.5 steps 95 %: −3 to 28 4 pairs, 6 class splits ? undecided" in text
+    assert (
+        "+3.2 points 95 %: +1.1 to +5.3 4 pairs, 6 class splits the paper: +1.0 points (its table 2) ✓ reproduced "
+        "outlasts the correction: p 0.020, corrected 0.030"
+    ) in text
+    assert (
+        "−2.0 points 95 %: −3.0 to −1.0 4 pairs, 6 class splits ✗ contradicted does not outlast the correction: "
+        "p 0.020, corrected 0.060"
+    ) in text
+    assert "12.5 steps 95 %: −3 to 28 4 pairs, 6 class splits ? undecided The bars" in text
     assert "rule of T2" in text
+    assert all(f"{name} {rule}" in text for name, rule in HOW.items())
+
+
+def test_a_claim_leads_to_the_figure_that_names_it(html):
+    links = [attributes["href"] for tag, attributes in Page(html).elements if tag == "a"]
+    assert [link for link in links if link.startswith("#figure")] == ["#figure-0"]
+
+
+def test_sections_are_those_that_have_something_in_them(tmp_path):
+    """A study without a grid of n has no strip; one with looks at layers has them under a heading of their own."""
+    rows = made_up_rows()
+    report = made_up_report(rows)
+    inside = replace(report.figures[2], section="inside")
+    bare = replace(report, figures=(inside,), rows=rows.assign(trial=pd.NA).astype(rows.dtypes))
+    write_report(tmp_path / "report.html", bare)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    sections = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
+    assert sections == ["answer", "claims", "inside", "cost", "verdicts", "runs", "remake"]
+    linked = [attributes["href"][1:] for tag, attributes in page.elements if tag == "a" and "href" in attributes]
+    assert [name for name in linked if name in sections][:7] == sections
+    with pytest.raises(
+        ValueError, match="a figure is in section 'elsewhere'; sections: levels, learning, inside, cost"
+    ):
+        write_report(tmp_path / "report.html", replace(report, figures=(replace(inside, section="elsewhere"),)))
 
 
 def test_the_answer_stands_before_claims_and_claims_before_runs(html):
-    names = ("answer", "levels", "claims", "learning", "cost", "runs", "remake")
+    names = ("answer", "levels", "claims", "learning", "cost", "verdicts", "runs", "remake")
     places = [html.index(f'id="{name}"') for name in names]
     assert places == sorted(places)
 
@@ -161,7 +194,7 @@ def test_hostile_names_stay_text_everywhere(tmp_path):
     figure = Figure(HOSTILE, HOSTILE, report.figures[0].chart, table)
     claims = [{key: HOSTILE if isinstance(value, str) else value for key, value in report.claims[0].items()}]
     hostile = Report(HOSTILE, HOSTILE, (HOSTILE,), rows, claims, (*report.figures, figure), report.plan,
-                     report.provenance, (HOSTILE,))  # fmt: skip
+                     report.provenance, (HOSTILE,), HOSTILE)  # fmt: skip
     write_report(tmp_path / "report.html", hostile)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     scripts = [attributes for tag, attributes in page.elements if tag == "script"]
@@ -169,7 +202,7 @@ def test_hostile_names_stay_text_everywhere(tmp_path):
     assert [tag for tag, _ in page.elements if tag == "img"] == []
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert HOSTILE in page.text
-    assert page.data["tables"]["figure-5"]["rows"] == [[HOSTILE, 1]]
+    assert page.data["tables"]["figure-4"]["rows"] == [[HOSTILE, 1]]
     assert HOSTILE in {run[8] for run in page.data["tables"]["runs"]["rows"]}
 
 
@@ -291,10 +324,78 @@ def test_the_strip_leaves_out_treatments_that_are_not_kept_then_fresh():
     assert strip(pd.concat([rows, tuned], ignore_index=True)) == strip(rows)
 
 
+def test_the_strip_is_of_an_experiment_in_which_n_says_what_was_done():
+    """Copies from the own half (BnB) and from the other (AnB) are both F3R: no bar is the mean of the two."""
+    rows = made_up_rows()
+    both = pd.concat([rows, rows[rows["n"] > 0].assign(value=0.9)], ignore_index=True)
+    both["run_key"] = both["run_key"].where(~both.index.isin(range(len(rows), len(both))), "b-" + both["run_key"])
+    assert strip(both) is None
+    apart = pd.concat([both[both["run_key"].notna()].assign(experiment="halves"), rows], ignore_index=True)
+    assert strip(apart) == strip(rows)
+
+
 def test_the_frontier_is_what_nothing_cheaper_matches():
     assert frontier([3, 1, 2, 4], [0.6, 0.5, 0.4, 0.6]) == [True, True, False, False]
-    table = cost(made_up_rows()).table
-    assert table.loc[table["best_buy"], ["n", "shots"]].to_numpy().tolist() == [[5, 1], [5, 10]]
+
+
+def by_task(table: pd.DataFrame, which: str) -> dict[str, list[int]]:
+    """The n on each task's frontier."""
+    best = table[table[which]]
+    return {task: sorted(part["n"].tolist()) for task, part in best.groupby("task")}
+
+
+def test_costs_are_compared_within_a_task_only():
+    """In the made-up rows more layers cost fewer FLOPs and bring more: n = 5 is the best buy of either task.
+
+    Seconds, here 1 + n, rise with what they bring: every n is a best buy.
+    """
+    rows = made_up_rows()
+    runs = [{"key": key, "seconds": 1.0 + int(key[1])} for key in rows["run_key"].dropna().unique() if key[0] == "n"]
+    table = costs_of(rows, runs)
+    assert set(table["task"]) == {"1 sample per class", "10 samples per class"}
+    assert by_task(table, "best_by_train_flops") == {"1 sample per class": [5], "10 samples per class": [5]}
+    assert by_task(table, "best_by_seconds") == {task: list(range(6)) for task in set(table["task"])}
+    (row,) = table[(table["n"] == 3) & (table["task"] == "10 samples per class")].to_dict("records")
+    by_hand = sum(made_up_accuracy(3, 10, seed, trial, 100) for seed in (0, 1) for trial in (0, 1)) / 4
+    assert row["test_accuracy"] == pytest.approx(by_hand)
+    assert (row["train_flops"], row["seconds"], row["parameters_trained"]) == (3e10, 4.0, 51_956)
+    assert (row["condition"], row["clusters"], row["trials"]) == ("F3R", 2, 4)
+
+
+def test_costs_without_samples_n_or_seconds():
+    """Other studies have other columns: a lesion has no n, and a stored run of old may lack its seconds."""
+    rows = made_up_rows().assign(condition="lesion", shots=pd.NA, n=pd.NA, seed=pd.NA).astype(made_up_rows().dtypes)
+    extra = rows[rows["quantity"] == "accuracy"].assign(class_name="a", value=0.0)  # of one class, not of the net
+    table = costs_of(pd.concat([rows, extra], ignore_index=True), [])
+    assert table[["task", "condition"]].to_numpy().tolist() == [["all", "lesion"]]
+    assert table["n"].isna().all()
+    assert not table["best_by_seconds"].any()
+    assert table["best_by_train_flops"].all()
+    assert "seconds" not in json.dumps(cost(rows, []).chart.to_dict()["params"])
+    assert cost(rows[rows["trial"].isna()], []) is None
+    assert cost(rows[rows["quantity"] == "accuracy"], []) is None
+
+
+def test_tasks_to_choose_from_stand_in_the_order_of_their_numbers():
+    (chosen,) = [
+        p for p in cost(made_up_rows(shots=(1, 5, 10)), []).chart.to_dict()["params"] if p["name"] == "task_shown"
+    ]
+    assert chosen["bind"]["options"] == ["1 sample per class", "5 samples per class", "10 samples per class"]
+
+
+def test_costs_with_many_conditions_name_those_on_the_frontier_only():
+    rows = pd.concat([made_up_rows().assign(condition=f"lesion {k}") for k in range(24)], ignore_index=True)
+    rows["run_key"] = rows["run_key"] + "-" + rows["condition"]
+    chart = cost(rows, [], "category").chart.to_dict()
+    whiskers, line, labels = chart["layer"][1:]
+    assert labels["mark"]["type"] == "text"
+    assert labels["transform"][-1] == line["transform"][-1] == {"filter": "datum.best_buy"}
+    assert whiskers["mark"]["type"] == "rule"
+    (points,) = chart["datasets"].values()
+    assert {point["interval"] for point in points} == {"95 % over 2 categories"}
+    assert {point["label"] for point in points if point["best_buy"]} <= {
+        f"lesion {k} {n}" for k in range(24) for n in range(6)
+    }
 
 
 def test_the_forecast_is_shown_against_what_runs_took():
@@ -336,10 +437,11 @@ def test_every_figure_is_drawn_in_a_browser_without_errors(tmp_path, drawn):
 
 def test_a_click_in_the_legend_reaches_the_lines():
     """Vega-Lite makes the legend from the first layer: a selection defined in another left it deaf, and pale."""
-    for figure in (levels(made_up_rows()), gap(made_up_rows()), cost(made_up_rows())):
+    rows = made_up_rows()
+    for figure, field in ((levels(rows), "shots"), (gap(rows), "shots"), (cost(rows, []), "condition")):
         chart = vl_convert.vegalite_to_vega(spec(figure.chart))
         (legend,) = chart["legends"]
         assert legend["encode"]["symbols"]["interactive"] is True
-        assert legend["encode"]["symbols"]["name"] == "shots_legend_symbols"
+        assert legend["encode"]["symbols"]["name"] == f"{field}_legend_symbols"
         faded = json.dumps(legend["encode"]["symbols"]["update"]["opacity"])
         assert "0.13" not in faded

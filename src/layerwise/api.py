@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -15,23 +16,26 @@ from torch import nn
 from layerwise import __version__
 from layerwise.data import open_data
 from layerwise.data.dataset import DataSet, save
-from layerwise.errors import StudyError, unknown
+from layerwise.errors import LayerwiseError, StudyError, unknown
 from layerwise.execute.plan import Plan
 from layerwise.job import Job, Means, counts
 from layerwise.measure import measure
-from layerwise.outputs import Study, claims, prepare
+from layerwise.outputs import Scoreboard, Study, claims, prepare
 from layerwise.probes.activations import POOLINGS
 from layerwise.probing.examine import chosen, compares, examine
 from layerwise.probing.examined import Examined
 from layerwise.probing.subject import Asked, fitted, subject
-from layerwise.progress import Quiet, Terminal
+from layerwise.progress import Quiet, Terminal, duration
 from layerwise.rows import frame
 from layerwise.run import Run, key
 from layerwise.store import Record, Store
-from layerwise.studies import study_module
+from layerwise.studies import STUDIES, study_module
 from layerwise.studies.request import Request
 from layerwise.studies.results import Result
 
+EVERY = "all"  # studies
+ALONE = ("net", "experiments", "trials", "shots", "steps", "source_steps", "known", "split")  # are options of one study
+WITH_DATA = ("resize", "grey", "classes", "hold_out")  # options that need --data where there are many studies
 VERSIONS_OF = ("torch", "numpy", "scipy", "pandas", "pillow", "matplotlib")
 
 
@@ -67,20 +71,23 @@ def study(
     dry_run: bool = False,
     quiet: bool = False,
     command: Sequence[str] | None = None,
-) -> Study:
+) -> Study | Scoreboard:
     """Run a study, or what of it the store lacks, and give its rows and claims; see `layerwise study --help`.
 
     >>> found = study("gutstein", scale="demo")                      # doctest: +SKIP
     >>> found.rows, found.claims, found.report("report.html")        # doctest: +SKIP
 
     With `out` the report, the rows, the claims and the plan are written there. With `dry_run` nothing is trained: the
-    plan and its forecast are in `plan`, and there are no rows. Raises LayerwiseError where an option, the data or the
-    store is not usable; an interruption (KeyboardInterrupt) says how many runs are stored.
+    plan and its forecast are in `plan`, and there are no rows. The study "all" is every study, one after the other, and
+    gives a scoreboard of their claims. Raises LayerwiseError where an option, the data or the store is not usable; an
+    interruption (KeyboardInterrupt) says how many runs are stored.
     """
     listener = Quiet() if quiet else Terminal()
     asked = {
         k: v for k, v in locals().items() if k not in {"listener", "command", "quiet", "dry_run"} and v is not None
     }
+    if name == EVERY:
+        return _every(asked, listener, dry_run=dry_run, quiet=quiet, command=command)
     module = study_module(name)
     means = Means(executor, workers, device, deterministic, keep, address)
     shelf = Store(Path(store))
@@ -111,12 +118,77 @@ def study(
         "runs": [_planned(run, opened, job, made, job.records.get(key(run))) for run in made.runs],
         "totals": job.totals(made),
         "notes": [*opened.notes, *design.notes, *([] if dry_run else module.remarks(design, rows))],
-        "provenance": _provenance(command or _call(asked), opened, shelf, means, wanted),
+        "provenance": _provenance(_command(command, asked), opened, shelf, means, wanted),
     }
     found = Study(name, rows, () if dry_run else claims(name, rows), written, tuple(failures))
     if out is not None and not dry_run:
         found.save(out)
     return found
+
+
+def _every(
+    asked: dict[str, Any], listener: Quiet, *, dry_run: bool, quiet: bool, command: Sequence[str] | None
+) -> Scoreboard:
+    """Every study with these options; one that fails is told, and harms no other.
+
+    With `data` each that can takes these images, in the size that it needs; in that of `resize` where any will do.
+    """
+    given = {k: v for k, v in asked.items() if k not in {"name", "out"} and v is not False}
+    _check_for_all(given)
+    out = Path(asked["out"]) if "out" in asked else None
+    made: list[Study] = []
+    lost: dict[str, Exception] = {}
+    for name in STUDIES:
+        listener.say(f"Study {name}")
+        try:
+            fitting = _fitting(study_module(name), given, listener)
+            found = study(name, **fitting, out=out and out / name, dry_run=dry_run, quiet=quiet, command=command)
+        except KeyboardInterrupt as interruption:
+            told = str(interruption) or "nothing is lost; the same command does the rest"
+            raise KeyboardInterrupt(f"in study {name}: {told}") from None
+        except Exception as error:
+            lost[name] = error
+            listener.say(f"Study {name} failed: {_told(error)}")
+        else:
+            assert isinstance(found, Study)
+            made.append(found)
+    if not made:
+        raise next(iter(lost.values()))
+    reasons = [f"study {name} failed ({_told(error)}); run it by itself to see why" for name, error in lost.items()]
+    board = Scoreboard.of(made, reasons, _command(command, asked))
+    totals = board.plan["totals"]
+    counts = f"{totals['runs']} runs wanted, {totals['stored']} stored, {totals['missing']} missing"
+    time = f"forecast {duration(totals['forecast_seconds'])}" if totals["missing"] else "nothing to train"
+    listener.say(f"All {len(made)} studies: {counts}; {time}")
+    if out and not dry_run:
+        board.save(out)
+    return board
+
+
+def _fitting(module: ModuleType, given: dict[str, Any], listener: Quiet) -> dict[str, Any]:
+    """The options as one of several studies takes them: images in its own size, or its own where no others will do."""
+    if not getattr(module, "ANY_DATA", True) and "data" in given:
+        listener.say(f"Note: this study has only its own images, {module.DATA}")
+        return {k: v for k, v in given.items() if k not in {"data", *WITH_DATA}}
+    return {**given, "resize": module.RESIZE or given.get("resize")}
+
+
+def _check_for_all(given: dict[str, Any]) -> None:
+    """Raise StudyError for options that do not mean the same to every study."""
+    for option in (*ALONE, *WITH_DATA):
+        if option not in given:
+            continue
+        value = given[option]
+        told = "" if value is True else " " + ",".join(map(str, value if isinstance(value, list | tuple) else [value]))
+        shown = f"--{option.replace('_', '-')}{told}"
+        if option in ALONE:
+            raise StudyError(f"{shown} is for one study; run that one by itself, such as: layerwise study gutstein")
+        if "data" not in given:
+            raise StudyError(f"{shown} needs --data here: without it each study has images of its own")
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, LayerwiseError) else f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def probe(
@@ -183,7 +255,7 @@ def probe(
         "runs": [_planned(run, opened, job, made, job.records.get(key(run))) for run in made.runs],
         "totals": job.totals(made),
         "notes": notes,
-        "provenance": _provenance(command or _call(asked, "probe"), opened, shelf, means, wanted),
+        "provenance": _provenance(_command(command, asked, "probe"), opened, shelf, means, wanted),
     }
     found = examine(
         subjects[0], names, pooling=pooling, memory=memory * 2**20, other=subjects[1] if len(subjects) > 1 else None,
@@ -251,11 +323,9 @@ def _result(record: Record) -> Result:
     return Result(record.key, curve, record.result["train_flops"], record.result["parameters_trained"])
 
 
-def _provenance(
-    command: Sequence[str] | str, data: DataSet, store: Store, means: Means, wanted: Sequence[Run]
-) -> dict[str, Any]:
+def _provenance(command: str, data: DataSet, store: Store, means: Means, wanted: Sequence[Run]) -> dict[str, Any]:
     return {
-        "command": command if isinstance(command, str) else shlex.join(command),
+        "command": command,
         "versions": {
             "layerwise": __version__,
             "python": platform.python_version(),
@@ -279,8 +349,10 @@ def _provenance(
     }
 
 
-def _call(asked: dict[str, Any], what: str = "study") -> str:
-    """The call in Python that made a study or a probe; a net is told by its class."""
+def _command(command: Sequence[str] | None, asked: dict[str, Any], what: str = "study") -> str:
+    """The command that made a study or a probe, or the call in Python; a net is told by its class."""
+    if command is not None:
+        return shlex.join(command)
     told = {k: type(v).__name__ if isinstance(v, nn.Module) else repr(v) for k, v in asked.items() if v is not False}
     given = ", ".join(f"{option}={value}" for option, value in told.items())
     return f"layerwise.{what}({given})"

@@ -1,10 +1,11 @@
-"""A finished study, and the folder that it leaves: report.html, rows.parquet, rows.csv, claims.json, plan.json."""
+"""Finished studies, and the folders that they leave: report.html, rows.parquet, rows.csv, claims.json, plan.json."""
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from html import escape
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ import pandas as pd
 from layerwise import rows as row_tables
 from layerwise.claims import Claim, corrected
 from layerwise.errors import StudyError
-from layerwise.report import Figure, Report, write_report
+from layerwise.report import Board, Figure, Report, scoreboard, write_report, write_scoreboard
 from layerwise.studies import study_module
 
 
@@ -39,9 +40,10 @@ class Study:
         """The main findings, a sentence or two each."""
         return tuple(study_module(self.name).words(self.rows, self.claims)[1])
 
-    def report(self, path: str | Path) -> Path:
-        """Write the report as one HTML file, and give its path."""
-        made = Report(
+    @property
+    def contents(self) -> Report:
+        """What its report shows."""
+        return Report(
             title=study_module(self.name).TITLE,
             answer=self.answer,
             findings=self.findings,
@@ -51,9 +53,13 @@ class Study:
             plan=self.plan,
             provenance=self.plan["provenance"],
             notes=(*self.plan["notes"], *self.failures),
+            name=self.name,
         )
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report as one HTML file, and give its path."""
         with whole_folder(Path(path).parent) as aside:
-            write_report(aside / Path(path).name, made)
+            write_report(aside / Path(path).name, self.contents)
         return Path(path)
 
     def save(self, folder: str | Path) -> Path:
@@ -65,12 +71,101 @@ class Study:
         return self.report(Path(folder) / "report.html")
 
     def _repr_html_(self) -> str:
-        from html import escape
+        return _shown(self)
 
-        claims = pd.DataFrame([claim.as_json() for claim in self.claims])
-        shown = claims[["id", "statement", "estimate", "interval", "clusters", "verdict"]] if len(claims) else claims
-        findings = "".join(f"<li>{escape(finding)}</li>" for finding in self.findings)
-        return f"<p>{escape(self.answer)}</p><ol>{findings}</ol>{shown.to_html(index=False)}"
+
+@dataclass(frozen=True)
+class Scoreboard:
+    """Several studies that have run, and all their claims. In a notebook it shows these."""
+
+    studies: tuple[Study, ...]
+    plan: dict[str, Any] = field(repr=False)  # as plan.json: runs and totals of all, notes, provenance
+    lost: tuple[str, ...] = ()  # studies that are not there, and why
+
+    @classmethod
+    def of(cls, studies: Sequence[Study], lost: Sequence[str], command: str) -> "Scoreboard":
+        """The board of these studies, their plans added up."""
+        plans = [study.plan for study in studies]
+        totals = {name: _TOTALS.get(name, sum)(plan["totals"][name] for plan in plans) for name in plans[0]["totals"]}
+        provenance = {
+            **plans[0]["provenance"],
+            "command": command,
+            "data": {study.name: study.plan["provenance"]["data"]["name"] for study in studies},
+            "seeds": sorted({seed for plan in plans for seed in plan["provenance"]["seeds"]}),
+        }
+        runs = [{"study": study.name, **run} for study in studies for run in study.plan["runs"]]
+        plan = {"runs": runs, "totals": totals, "notes": [], "provenance": provenance}
+        return cls(tuple(studies), plan, tuple(lost))
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Studies that are not there, and runs of the others that did not finish."""
+        return *self.lost, *(f"{study.name}: {told}" for study in self.studies for told in study.failures)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows of all studies; the column `study` tells them apart."""
+        tables = [study.rows.assign(study=study.name) for study in self.studies]
+        return pd.concat(tables, ignore_index=True).astype(row_tables.COLUMNS)
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The claims of all studies in their order, corrected for the number of all."""
+        return corrected([claim for study in self.studies for claim in study.claims])
+
+    @property
+    def together(self) -> tuple[Study, ...]:
+        """The studies with their claims corrected for the number of all."""
+        left = iter(self.claims)
+        return tuple(replace(study, claims=tuple(next(left) for _ in study.claims)) for study in self.studies)
+
+    @property
+    def answer(self) -> str:
+        """How many claims came out which way."""
+        return scoreboard.answer([claim.as_json() for claim in self.claims])
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """A line for each study: which of its claims came out which way."""
+        made = {study.name: [claim.as_json() for claim in study.claims] for study in self.studies}
+        return tuple(scoreboard.finding(name, claims) for name, claims in made.items() if claims)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report of all as one HTML file, and give its path."""
+        made = Board(
+            title=f"A scoreboard of {len(self.claims)} claims about transfer",
+            reports=tuple(study.contents for study in self.together),
+            plan=self.plan,
+            provenance=self.plan["provenance"],
+            notes=(*self.plan["notes"], *self.lost),
+        )
+        with whole_folder(Path(path).parent) as aside:
+            write_scoreboard(aside / Path(path).name, made)
+        return Path(path)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the report, the rows, the claims and the plan of all into a folder; gives the report's path."""
+        claims = [{"study": study.name, **claim.as_json()} for study in self.together for claim in study.claims]
+        plans = {study.name: {**_without(study.plan, "runs"), "failures": study.failures} for study in self.studies}
+        with whole_folder(Path(folder)) as aside:
+            row_tables.write(self.rows, aside)
+            write_json(aside / "claims.json", claims)
+            write_json(aside / "plan.json", {**self.plan, "studies": plans, "lost": self.lost})
+        return self.report(Path(folder) / "report.html")
+
+    def _repr_html_(self) -> str:
+        return _shown(self)
+
+
+_TOTALS = {"forecast_memory_bytes": max}  # of studies one after the other; what is not here adds up
+
+
+def _shown(found: Study | Scoreboard) -> str:
+    """Answer, findings and claims, as a notebook shows them."""
+    table = pd.DataFrame([claim.as_json() for claim in found.claims])
+    shown = table[["id", "statement", "estimate", "interval", "clusters", "verdict"]] if len(table) else table
+    findings = "".join(f"<li>{escape(finding)}</li>" for finding in found.findings)
+    return f"<p>{escape(found.answer)}</p><ol>{findings}</ol>{shown.to_html(index=False)}"
 
 
 def claims(name: str, rows: pd.DataFrame) -> tuple[Claim, ...]:
@@ -89,22 +184,41 @@ def prepare(folder: Path) -> None:
         pass
 
 
-def load(folder: str | Path) -> Study:
-    """The study that `save` wrote; its claims are made anew from its rows."""
+def load(folder: str | Path) -> Study | Scoreboard:
+    """What `save` wrote: a study, or several; their claims are made anew from the rows."""
     folder = Path(folder)
     try:
         plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-        found = row_tables.read(folder)
-        name, failures = plan.pop("study"), tuple(plan.pop("failures"))
-        if lacking := {"runs", "totals", "notes", "provenance"} - plan.keys():
-            raise KeyError(f"plan.json lacks {', '.join(sorted(lacking))}")
+        rows = row_tables.read(folder)
+        if "studies" not in plan:
+            return _loaded(plan, rows)
+        studies = [
+            _loaded({**told, "study": name, "runs": _of(name, plan["runs"])}, rows[rows["study"] == name])
+            for name, told in plan.pop("studies").items()
+        ]
+        return Scoreboard(tuple(studies), plan, tuple(plan.pop("lost")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         wrong = str(error.strerror if isinstance(error, OSError) else error).partition("\n")[0]
         raise StudyError(
             f"{folder} does not hold a finished study (its rows.parquet and plan.json: {wrong}); "
             "pass what --out of a study has filled, or run the study again: what is stored is not trained again"
         ) from error
-    return Study(name, found, claims(name, found), plan, failures)
+
+
+def _loaded(plan: dict[str, Any], rows: pd.DataFrame) -> Study:
+    name, failures = plan.pop("study"), tuple(plan.pop("failures"))
+    if lacking := {"runs", "totals", "notes", "provenance"} - plan.keys():
+        raise KeyError(f"plan.json lacks {', '.join(sorted(lacking))}")
+    return Study(name, rows.reset_index(drop=True), claims(name, rows), plan, failures)
+
+
+def _of(name: str, runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The runs of one study of several."""
+    return [_without(run, "study") for run in runs if run["study"] == name]
+
+
+def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k != name}
 
 
 def write_json(path: Path, value: Any) -> None:

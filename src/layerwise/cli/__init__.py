@@ -13,7 +13,7 @@ from layerwise.cli import runs
 from layerwise.cli.options import net_names
 from layerwise.cli.printing import complain, print_findings, print_table
 from layerwise.cli.probe import print_probed, probe
-from layerwise.cli.study import study
+from layerwise.cli.study import experiments_of, study
 from layerwise.errors import LayerwiseError
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: with more, small nets are slower
@@ -52,7 +52,7 @@ def _root(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of a study or a probe has filled.")],
 ) -> None:
-    """Write the report of a finished study or probe anew, from its rows."""
+    """Write the report of a finished study, of several, or of a probe anew, from its rows."""
     from layerwise.outputs import load
     from layerwise.probing.examined import is_examined, load_examined
 
@@ -67,11 +67,12 @@ def report(
 @app.command()
 def studies() -> None:
     """List the studies, and the experiments that each consists of (see `layerwise study --experiments`)."""
-    from layerwise.studies import STUDIES, study_module
+    from layerwise.studies import STUDIES
 
     rows = []
     for name, summary in STUDIES.items():
-        rows += [[name, "", summary], *([name, *one] for one in study_module(name).EXPERIMENTS.items())]
+        rows += [[name, "", summary], *([name, *one] for one in experiments_of(name).items())]
+    rows.append(["all", "", "Every study, and a scoreboard of all their claims"])
     print_table(["study", "experiment", "what it does"], rows)
 
 

@@ -16,12 +16,17 @@ def complain(kind: str, message: str) -> None:
 
 
 def print_findings(found: Any, path: Path) -> None:
-    """The answer, the findings, the claims, and where the report is."""
+    """The answer, the findings, the claims, and where the report is; of several studies with each claim's statement."""
     typer.echo(f"\n{found.answer}\n")
     for number, finding in enumerate(found.findings, 1):
         typer.echo(f"  {number}. {finding}")
     typer.echo("")
-    print_table(["claim", "verdict", "estimate", "interval"], [_claim_row(claim) for claim in found.claims])
+    heads, rows = ["claim", "verdict", "estimate", "interval"], [_claim_row(claim) for claim in found.claims]
+    if hasattr(found, "studies"):
+        holds = {True: "yes", False: "no", None: "-"}
+        heads = [*heads, "outlasts", "statement"]
+        rows = [[*row, holds[c.outlasts], c.statement] for row, c in zip(rows, found.claims, strict=True)]
+    print_table(heads, rows)
     typer.echo(f"\nReport: {path}")
 
 

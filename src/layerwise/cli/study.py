@@ -1,7 +1,9 @@
 """`layerwise study`: run a study, or what the store lacks of it, and write its report."""
 
+import ast
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +18,7 @@ from layerwise.cli.options import (
     STORE,
     StoreOption,
     addresses,
+    among,
     data_names,
     devices,
     executors,
@@ -28,6 +31,7 @@ from layerwise.cli.options import (
 )
 from layerwise.cli.printing import complain, print_findings
 from layerwise.execute import forks
+from layerwise.studies import STUDIES
 
 INTERRUPTED = 130  # exit code
 
@@ -44,9 +48,44 @@ def _running(*names: str, **option: Any) -> Any:
     return typer.Option(*names, rich_help_panel="Running", **option)
 
 
+def experiments_of(study: str) -> dict[str, str]:
+    """The experiments of a study, read from its text: to import it would load torch."""
+    return _written(f"layerwise.studies.{study}", "EXPERIMENTS") if study in STUDIES else {}
+
+
+def _written(module: str, name: str) -> dict[str, str]:
+    """A dictionary of texts as a module has it written, or as the module has that it is imported from."""
+    place = find_spec(module)
+    text = Path(place.origin).read_text(encoding="utf-8") if place and place.origin else ""
+    for line in ast.parse(text).body:
+        if isinstance(line, ast.ImportFrom) and name in {alias.name for alias in line.names}:
+            return _written(str(line.module), name)
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == name:
+            return {str(key): str(told) for key, told in ast.literal_eval(line.value).items()}
+    return {}
+
+
+def experiment_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Lists of the study's experiments that begin so: the last name of the list is completed."""
+    before, comma, last = incomplete.rpartition(",")
+    words = context.params.get("name"), *context.args  # while an option lacks its value, arguments are not yet named
+    known = experiments_of(next((str(word) for word in words if word in STUDIES), ""))
+    return [before + comma + name for name in among(known)(last)]
+
+
+def every_name(incomplete: str) -> list[str]:
+    """Studies whose names begin so, and `all`."""
+    return [*study_names(incomplete), *among(["all"])(incomplete)]
+
+
 def study(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Which study; see `layerwise studies`.", autocompletion=study_names)
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Which study, or `all` for every one and a scoreboard of their claims; see `layerwise studies`.",
+            autocompletion=every_name,
+        ),
     ],
     data: Annotated[
         str | None,
@@ -66,7 +105,11 @@ def study(
     ] = None,
     experiments: Annotated[
         str | None,
-        _design(metavar="LIST", help="Which of its experiments; see `layerwise studies`.  [default: all of them]"),
+        _design(
+            metavar="LIST",
+            help="Which of its experiments; see `layerwise studies`.  [default: all of them]",
+            autocompletion=experiment_names,
+        ),
     ] = None,
     scale: Annotated[
         str,

@@ -31,6 +31,7 @@ class Figure:
     chart: alt.TopLevelMixin
     table: pd.DataFrame
     section: str = "levels"  # of the report in which it stands
+    claims: tuple[str, ...] = ()  # ids of those that it shows
 
 
 def palette(count: int, ordered: bool = True) -> list[str]:

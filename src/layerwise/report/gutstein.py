@@ -2,13 +2,12 @@
 
 import pandas as pd
 
-from layerwise.report.costs import cost
 from layerwise.report.figures import Figure, gap, learning, levels
 from layerwise.rows import pick
 
 
 def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
-    """Accuracy against levels kept, its range over trials, learning curves, the gap, and the cost."""
+    """Accuracy against levels kept, its range over trials, learning curves, and the gap."""
     layers = pick(rows, quantity="parameters")["layer"].tolist()
     shots = sorted({int(k) for k in rows.loc[rows["trial"].notna(), "shots"]})
     if not shots:
@@ -22,5 +21,4 @@ def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
         *(levels(rows, k, layers) for k in shown),
         *(learning(rows, k, layers) for k in sorted({shots[0], shots[-1]})),
         gap(rows, layers),
-        cost(rows, layers),
     )

@@ -5,9 +5,8 @@ const PAGE = 50; // rows drawn at once, so that thousands stay quick
 
 // ---- charts: ink is that of the text around them, so that light, dark and print need no second drawing
 const sans = getComputedStyle(document.body).fontFamily;
-function style(width) {
+function style(columns) { // of the legend; 0: all in one row
   const text = { labelColor: "currentColor", titleColor: "currentColor", labelFont: sans, titleFont: sans };
-  const narrow = width < 420;
   return {
     background: "transparent", aria: false, font: sans, view: { stroke: null },
     axis: {
@@ -17,15 +16,34 @@ function style(width) {
     },
     legend: {
       ...text, orient: "top", labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, symbolSize: 80,
-      columns: narrow ? 3 : 0, titleOrient: narrow ? "top" : "left", columnPadding: 14,
+      columns, titleOrient: columns ? "top" : "left", columnPadding: 14,
     },
   };
 }
-const drawings = [...document.querySelectorAll("[data-chart]")].map((place) =>
-  vegaEmbed(place.appendChild(document.createElement("div")), report.charts[Number(place.dataset.chart)], {
-    mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: style(place.clientWidth),
-  }).catch((problem) => { place.textContent = "This figure could not be drawn: " + problem.message; }));
-Promise.all(drawings).then(() => document.documentElement.classList.add("drawn"));
+function overflows(place) {
+  const edge = place.getBoundingClientRect().right + 2;
+  return [...place.querySelectorAll(".role-legend")].some((legend) =>
+    legend.querySelector(".role-legend-symbol") && legend.getBoundingClientRect().right > edge);
+}
+async function draw(place) {
+  const inside = place.appendChild(document.createElement("div"));
+  try {
+    for (const columns of [0, 6, 4, 3, 2, 1]) { // as many as there is room for: names may be long, and screens narrow
+      const drawn = await vegaEmbed(inside, report.charts[Number(place.dataset.chart)], {
+        mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: style(columns),
+      });
+      if (columns === 1 || !overflows(place)) break;
+      drawn.finalize();
+    }
+  } catch (problem) { place.textContent = "This figure could not be drawn: " + problem.message; }
+}
+(async () => { // one after the other, so that a page of many can be read meanwhile
+  for (const place of document.querySelectorAll("[data-chart]")) {
+    await draw(place);
+    await new Promise((next) => setTimeout(next));
+  }
+  document.documentElement.classList.add("drawn");
+})();
 
 // ---- tables
 function make(tag, properties = {}, ...children) {

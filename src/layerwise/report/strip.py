@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from layerwise.report.summary import changes, ends, over_clusters
+from layerwise.report.summary import CLUSTER, changes, ends, over_clusters
 
 KEPT_THEN_FRESH = r"F*\d*\*?R*\d*\*?"  # F3R5, F*R, R8, FFRR: other treatments keep layers in other ways
 
@@ -44,7 +44,7 @@ class Strip:
 
 
 def strip(rows: pd.DataFrame) -> Strip | None:
-    """The strip at the fewest and the most samples per class; null without layer rows or without an n = 0."""
+    """The strip at the fewest and the most samples per class; null without layer rows or without a plain grid of n."""
     sizes = rows[rows["run_key"].isna() & rows["layer"].notna() & (rows["quantity"] == "parameters")]
     if sizes.empty:
         return None
@@ -52,7 +52,7 @@ def strip(rows: pd.DataFrame) -> Strip | None:
     sizes = sizes.drop_duplicates("layer")
     if pd.notna(net):
         rows = rows[rows["net"] == net]
-    table = over_clusters(changes(ends(_kept_then_fresh(rows))), ["shots", "n"])
+    table = over_clusters(changes(_plain_grid(ends(_kept_then_fresh(rows)))), ["shots", "n"])
     if table.empty:
         return None
     ends_of_scale = table[["mean", "low", "high"]].fillna(0.0)
@@ -69,7 +69,20 @@ def strip(rows: pd.DataFrame) -> Strip | None:
 
 
 def _kept_then_fresh(rows: pd.DataFrame) -> pd.DataFrame:
+    """Nets that keep layers that have learnt another task, or none."""
+    rows = rows[~(rows["source_task"] == rows["target_task"]).fillna(False)]
     return rows[rows["treatment"].str.fullmatch(KEPT_THEN_FRESH).fillna(False)]
+
+
+def _plain_grid(rows: pd.DataFrame) -> pd.DataFrame:
+    """The first experiment with one run for each cluster, trial, number of samples and n.
+
+    In others n alone does not say what was done: layers are copied from several sources, or by several rules.
+    """
+    for _, part in rows.groupby("experiment", sort=False, dropna=False):
+        if not part.duplicated([*CLUSTER, "trial", "shots", "n"]).any():
+            return part
+    return rows.head(0)
 
 
 def _bars(table: pd.DataFrame, layers: int, top: float, span: float) -> tuple[Bar | None, ...]:

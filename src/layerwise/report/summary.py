@@ -1,7 +1,7 @@
 """Means over clusters: the only arithmetic the report does, with the one interval function of `claims`.
 
-A cluster is a class split with its source net; see `layerwise.claims.over_clusters`. Where there is one only, the
-interval is over its sources or trials, and says so: "given one source".
+A cluster is what is independent, such as a class split with its source net; see `layerwise.claims.over_clusters`. Where
+there is one only, the interval is over its sources or trials, and says so: "given one source".
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from layerwise.claims import Mean
+from layerwise.claims import Mean, plural
 from layerwise.claims import over_clusters as clustered
 from layerwise.rows import final
 
@@ -29,7 +29,7 @@ def ends(rows: pd.DataFrame, quantity: str = "accuracy", split: str | None = "te
     return final(measured(rows, quantity, split))
 
 
-def over_clusters(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def over_clusters(values: pd.DataFrame, by: Sequence[str], cluster: str = "class split") -> pd.DataFrame:
     """Mean, 95 % interval, minimum and maximum of `value` for each combination of the columns `by`.
 
     Columns: by, mean, low, high, minimum, maximum, clusters, trials, interval (in words). The mean is over cluster
@@ -43,13 +43,13 @@ def over_clusters(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     names = [*by, "mean", "low", "high", "minimum", "maximum", "clusters", "trials", "interval"]
     found = []
     for group, part in values.dropna(subset=["value"]).groupby(list(by), sort=True):
-        found.append({**dict(zip(by, group, strict=True)), **_summary(part)})
+        found.append({**dict(zip(by, group, strict=True)), **_summary(part, cluster)})
     return pd.DataFrame(found, columns=names)
 
 
-def _summary(part: pd.DataFrame) -> dict[str, Any]:
+def _summary(part: pd.DataFrame, cluster: str) -> dict[str, Any]:
     trials = part["value"].astype(float)
-    mean = clustered(part.set_index([*CLUSTER, "trial"])["value"].astype(float), LEVEL)
+    mean = clustered(part.set_index([*CLUSTER, "trial"])["value"].astype(float), LEVEL, cluster)
     return {
         "mean": mean.estimate,
         "low": mean.bounds[0] if mean.bounds else None,
@@ -58,14 +58,14 @@ def _summary(part: pd.DataFrame) -> dict[str, Any]:
         "maximum": float(trials.max()),
         "clusters": mean.clusters,
         "trials": len(trials),
-        "interval": basis(mean, len(trials)),
+        "interval": basis(mean, len(trials), cluster),
     }
 
 
-def basis(mean: Mean, trials: int) -> str:
+def basis(mean: Mean, trials: int, cluster: str = "class split") -> str:
     """What an interval is taken over, in words."""
     if mean.clusters > 1:
-        return f"95 % over {mean.clusters} class splits"
+        return f"95 % over {mean.clusters} {plural(cluster)}"
     return f"95 % over {trials} trials, {mean.given}" if trials > 1 else f"none: one trial, {mean.given}"
 
 

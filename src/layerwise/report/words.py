@@ -1,11 +1,11 @@
 """Numbers as the page prints them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from layerwise.report.summary import GIVEN
+from layerwise.claims import FALSE_DISCOVERIES, plural
 
-MINUS = "\N{MINUS SIGN}"
+MINUS, SPACE = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"  # at which no line is broken
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -59,7 +59,7 @@ def flops(value: float | None) -> str:
 
 def unbroken(text: str) -> str:
     """The text with each per cent sign held to its number, so that no line begins with one."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+    return text.replace(" %", f"{SPACE}%")
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
@@ -67,12 +67,12 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def in_points(claim: dict[str, Any]) -> bool:
+def in_points(claim: Mapping[str, Any]) -> bool:
     """Whether a claim's numbers are fractions, printed in points."""
     return bool(claim.get("unit", "points") == "points")
 
 
-def estimate(claim: dict[str, Any]) -> str:
+def estimate(claim: Mapping[str, Any]) -> str:
     """A claim's estimate with its unit."""
     value = claim["estimate"]
     if value is None:
@@ -80,16 +80,39 @@ def estimate(claim: dict[str, Any]) -> str:
     return f"{points(value)} points" if in_points(claim) else f"{number(value)} {claim['unit']}"
 
 
-def bounds(claim: dict[str, Any]) -> str:
-    """A claim's interval with its level, and whether it is given one source."""
+def bounds(claim: Mapping[str, Any]) -> str:
+    """A claim's interval with its level, and what it is conditional on."""
     if not claim["interval"]:
         return "exact: no interval" if claim["level"] is None and claim["verdict"] != "undecided" else "no interval"
     low, high = (points(end) if in_points(claim) else number(end) for end in claim["interval"])
     text = f"{low} to {high}" if claim["level"] is None else f"{100 * claim['level']:g} %: {low} to {high}"
-    return f"{text}, {GIVEN}" if claim["clusters"] == 1 else text
+    return f"{text}, {claim['given']}" if claim["given"] else text
 
 
-def forests(claims: Sequence[dict[str, Any]]) -> list[dict[str, float] | None]:
+def basis(claim: Mapping[str, Any]) -> str:
+    """What a claim's numbers are from: "40 pairs, 5 class splits", or "unpaired, 5 class splits"."""
+    pairs = counted(claim["pairs"], "pair") if claim["pairs"] else "unpaired"
+    return f"{pairs}, {counted(claim['clusters'], claim['cluster'], plural(claim['cluster']))}"
+
+
+def correction(claim: Mapping[str, Any]) -> str:
+    """Whether a verdict outlasts the correction for all claims of the report; nothing of one that decides nothing."""
+    if claim["adjusted"] is None or claim["verdict"] == "undecided":
+        return ""
+    stands = "outlasts" if claim["adjusted"] <= FALSE_DISCOVERIES else "does not outlast"
+    return f"{stands} the correction: p{SPACE}{chance(claim['p'])}, corrected{SPACE}{chance(claim['adjusted'])}"
+
+
+def chance(p: float) -> str:
+    """A probability in two digits.
+
+    >>> chance(0.0304), chance(0.5), chance(0.00004)
+    ('0.030', '0.50', '<\\xa00.001')
+    """
+    return f"<{SPACE}0.001" if p < 0.001 else f"{p:#.2g}"
+
+
+def forests(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, float] | None]:
     """Where each claim's estimate and interval stand on one scale, in per cent; null for those not in points."""
     drawn = [claim if in_points(claim) and claim["estimate"] is not None else None for claim in claims]
     ends = [0.0] + [end for claim in drawn if claim for end in (claim["estimate"], *(claim["interval"] or ()))]
@@ -97,7 +120,7 @@ def forests(claims: Sequence[dict[str, Any]]) -> list[dict[str, float] | None]:
     return [_forest(claim, low, span) if claim else None for claim in drawn]
 
 
-def _forest(claim: dict[str, Any], low: float, span: float) -> dict[str, float]:
+def _forest(claim: Mapping[str, Any], low: float, span: float) -> dict[str, float]:
     """Positions from 4 to 96, so that no mark is cut at the edge."""
     first, last = claim["interval"] or (claim["estimate"], claim["estimate"])
     places = {"zero": 0.0, "estimate": claim["estimate"], "low": first, "high": last}
