@@ -69,6 +69,10 @@ def strip(rows: pd.DataFrame) -> Strip | None:
 
 
 def _kept_then_fresh(rows: pd.DataFrame) -> pd.DataFrame:
+    """The study's first experiment, as far as it copies layers that have learnt another task, or none."""
+    rows = rows[~(rows["source_task"] == rows["target_task"]).fillna(False)]
+    if rows["experiment"].notna().any():
+        rows = rows[rows["experiment"] == rows["experiment"].dropna().iloc[0]]
     return rows[rows["treatment"].str.fullmatch(KEPT_THEN_FRESH).fillna(False)]
 
 
