@@ -18,6 +18,7 @@ from layerwise.errors import StudyError
 from layerwise.feed import batches
 from layerwise.layers import layers
 from layerwise.nets import build
+from layerwise.report.strip import strip
 from layerwise.report.yosinski import figures
 from layerwise.rows import frame
 from layerwise.run import Run, key
@@ -292,6 +293,9 @@ def test_source_steps_are_of_the_bases(ten: DataSet) -> None:
 # ---------------------------------------------------------------- claims
 
 
+LETTERS = {"base": "R", "BnB": "F", "BnB+": "T", "AnB": "F", "AnB+": "T", "random filters": "X"}
+
+
 def made_up(accuracy: Callable[[str, int, int], float], seeds: int = 5, net: str = "small8") -> pd.DataFrame:
     """Rows for tests only: both directions of some class splits, accuracies a function of condition, n and target."""
     found = []
@@ -308,7 +312,9 @@ def made_up(accuracy: Callable[[str, int, int], float], seeds: int = 5, net: str
                         "experiment": experiment, "condition": condition, "n": n, "seed": seed, "trial": 0, "net": net,
                         "target_task": f"{experiment}{seed}{target}",
                         "run_key": f"{experiment}-{seed}-{target}-{condition}-{n}",
-                        "source_key": None if n == 0 else f"{experiment}-{seed}-source",
+                        "source_key": None if n == 0 else f"{experiment}-{seed}-source", "shots": 90,
+                        "source_task": f"{experiment}{seed}{target ^ (condition[0] == 'A')}" if n else None,
+                        "treatment": str(Treatment.parse(LETTERS[condition] * n + "R" * (8 - n))),
                     }  # fmt: skip
                     value = accuracy(f"{experiment} {condition}", n, 2 * seed + target)
                     found.append({**where, "step": 9, "split": "test", "quantity": "accuracy", "value": value})
@@ -459,6 +465,15 @@ def test_figures_are_drawn_from_the_rows() -> None:
     assert figures(rows[rows["run_key"].isna()]) == ()
 
 
+def test_the_layer_strip_is_of_transfers_between_random_halves() -> None:
+    """Selffers have the letters of transfers, and dissimilar halves are another experiment: neither is averaged in."""
+    found = strip(made_up(made_of_two_causes))
+    assert found is not None
+    changes = [bar.change if bar else None for bar in found.lines[0][1]]
+    losses = [n / 100 + 0.02 * (n in {4, 5}) for n in range(1, 8)]
+    assert changes == [*(pytest.approx(-loss, abs=0.0003) for loss in losses), None]
+
+
 def test_figures_of_preserved_layers_and_of_fewer_samples() -> None:
     rows = made_up(made_of_two_causes)
     more = rows[(rows["condition"] == "AnB") & (rows["experiment"] == "transfer") & (rows["n"] < 7)]
@@ -502,6 +517,16 @@ def test_rows_say_what_the_store_has(blobs: DataSet, tmp_path: Path) -> None:
     assert len(figures(rows)) == 6
     assert all(str(run.treatment) != "" for run in wanted)
     assert Treatment.parse("W4R4") in {run.treatment for run in wanted}
+
+
+def test_bases_that_have_not_finished_learning_are_said(ten: DataSet) -> None:
+    made = design(Request(ten, experiments="transfer", seeds=1))
+    for train, said in ((0.9, ["bases are right on 90% of their training samples in the end: they have not finished "
+                               "learning, so that part of what tuned nets gain (AnB+, BnB+) is that they learn on (see "
+                               "--steps)"]), (0.99, [])):  # fmt: skip
+        curve = ((9, "train", "accuracy", train), (9, "test", "accuracy", 0.6))
+        results = {key(cell.run): Result(key(cell.run), curve, 0, 0) for cell in cells(made)}
+        assert remarks(made, table(made, results, {})) == said
 
 
 def test_nets_that_learnt_nothing_are_said(ten: DataSet) -> None:

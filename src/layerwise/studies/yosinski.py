@@ -42,7 +42,8 @@ EXPERIMENTS = {
 DATA, RESIZE, GREY = "glyphs", None, False
 MEASURES: dict[str, Measure] = {}
 TRIAL_STRIDE = 1_000  # between the seeds of a split's trials, so that asking for more of them renames none
-LEARNT = 2.0  # times chance: a net that ends below it has not learnt
+NOTHING = 2.0  # times chance: a net that ends below it has learnt nothing
+LEARNT = 0.98  # of its training samples: a base below it has not finished learning
 
 
 @dataclass(frozen=True)
@@ -158,16 +159,24 @@ def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, 
 
 
 def remarks(design: Design, rows: pd.DataFrame) -> list[str]:
-    """What the rows show that a reader must know first: nets that learnt nothing, and norms that never saw an image."""
+    """What the rows show that a reader must know first: nets that learnt too little, norms that never saw an image."""
     chance = pick(rows, quantity="chance").drop_duplicates("target_task").set_index("target_task")["value"]
     ends = pick(final(rows[rows["experiment"] != "samples"]), quantity="accuracy", split="test")
-    failed = ends["value"] < LEARNT * ends["target_task"].map(chance)
+    failed = ends["value"] < NOTHING * ends["target_task"].map(chance)
     found = [
-        f"{condition}, n = {n}: {int(some.sum())} of {len(some)} nets end below {LEARNT:g} times chance; they learnt "
+        f"{condition}, n = {n}: {int(some.sum())} of {len(some)} nets end below {NOTHING:g} times chance; they learnt "
         "nothing, and are counted as they are"
         for (condition, n), some in failed.groupby([ends["condition"], ends["n"]])
         if some.any()
     ]
+    bases = pick(
+        final(rows[rows["trial"].notna()]), experiment="transfer", condition="base", quantity="accuracy", split="train"
+    )
+    if (learnt := bases["value"].mean()) < LEARNT:
+        found.append(
+            f"bases are right on {learnt:.0%} of their training samples in the end: they have not finished learning, "
+            "so that part of what tuned nets gain (AnB+, BnB+) is that they learn on (see --steps)"
+        )
     if "random-filters" in design.experiments and design.net == "small8bn":
         found.append("random filters of small8bn: their batch norms, never trained, stay at mean 0 and deviation 1")
     return found
