@@ -91,15 +91,18 @@ class Nets:
         """The nets of these experiments, which share their bases; a net that was lost is null."""
         here = pick(rows[rows["trial"].notna()], experiment=experiments)
         ends = pick(final(here), quantity="accuracy", split="test")
-        accuracy, keys, sources = (ends.pivot(index=LINE, columns=COLUMN, values=v) for v in VALUES)
+        accuracy, keys, sources = (
+            ends.pivot(index=LINE, columns=COLUMN, values=of) for of in ("value", "run_key", "source_key")
+        )
         for grid in (accuracy, keys):
             own = grid.get((BASE[0], 0), pd.Series(index=grid.index, dtype=object))
             grid[BASE[0], 0] = own.groupby(level=[0, 1]).transform("first")
         chance = pick(here, quantity="chance").set_index(LINE[:2])["value"]
         least = pd.Series([chance.get(line[:2]) for line in accuracy.index], accuracy.index, dtype=float)
-        above = accuracy.sub(least, axis=0)
-        kept = above.div(above[BASE[0], 0], axis=0)
-        return cls(accuracy.astype(float), kept.astype(float), keys, sources, len(pick(rows, quantity="parameters")))
+        above = accuracy.astype(float).sub(least, axis=0)
+        own = above[BASE[0], 0]
+        kept = above.div(own.where(own > 0), axis=0)  # of a base that learnt nothing there is no share
+        return cls(accuracy.astype(float), kept, keys, sources, len(pick(rows, quantity="parameters")))
 
     def cells(self, grid: pd.DataFrame, wanted: Cells) -> pd.DataFrame:
         """The columns of a grid that are of a condition's cuts; empty ones where they were not run."""
@@ -119,17 +122,13 @@ class Nets:
     def pooled(self, grid: pd.DataFrame, wanted: Cells) -> list[float]:
         """The values of all nets of a condition, each net once."""
         values, keys = (self.cells(table, wanted).to_numpy().ravel() for table in (grid, self.keys))
-        return (
-            pd.DataFrame({"key": keys, "value": values}).dropna().drop_duplicates("key")["value"].astype(float).tolist()
-        )
+        nets = pd.DataFrame({"key": keys, "value": values}).dropna().drop_duplicates("key")
+        return nets["value"].astype(float).tolist()
 
     def runs(self, lines: pd.Index, *wanted: Cells) -> tuple[str, ...]:
         """Keys of the nets in these lines, and of their sources."""
         grids = [self.cells(grid, one).loc[lines] for grid in (self.sources, self.keys) for one in wanted]
         return tuple(dict.fromkeys(k for grid in grids for k in grid.to_numpy().ravel().tolist() if isinstance(k, str)))
-
-
-VALUES = ("value", "run_key", "source_key")
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
