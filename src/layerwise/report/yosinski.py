@@ -53,9 +53,12 @@ def _in_order(table: pd.DataFrame, layers: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _drawn(table: pd.DataFrame, y: str, colour: str, y_title: str, colour_title: str) -> alt.LayerChart:
+def _drawn(
+    table: pd.DataFrame, y: str, colour: str, y_title: str, colour_title: str, *, bands: bool = True
+) -> alt.LayerChart:
+    low, high = ("low", "high") if bands else (None, None)
     return curves(
-        table, "kept", y, colour, "low", "high", x_title="layers copied", y_title=y_title, colour_title=colour_title,
+        table, "kept", y, colour, low, high, x_title="layers copied", y_title=y_title, colour_title=colour_title,
         ordered=False, tooltip=["class_splits"],
     )  # fmt: skip
 
@@ -72,7 +75,7 @@ def _all_nets(nets: Nets, layers: Sequence[str]) -> Figure | None:
     names = list(dict.fromkeys(values["condition"]))
     values = pd.concat([*(bases.assign(condition=name) for name in names), values])
     table = _in_order(_means(values, ["condition", "n"], "test_accuracy"), layers)
-    chart = _drawn(table, "test_accuracy", "condition", "test accuracy", "condition")
+    chart = _drawn(table, "test_accuracy", "condition", "test accuracy", "condition", bands=False)
     paint = alt.Color(field="condition", type="nominal", sort=names, title="condition")
     points = alt.Chart(_in_order(values, layers)[["kept", "condition", "value"]]).mark_point(size=14, filled=True)
     points = points.encode(
@@ -84,9 +87,10 @@ def _all_nets(nets: Nets, layers: Sequence[str]) -> Figure | None:
     )
     caption = (
         "Small points: the nets, one each. Lines: their means; at 0 stand the bases of the target halves. BnB: copied "
-        "from the target half's own base and frozen; AnB: from the other half's; +: tuned. "
+        "from the target half's own base and frozen; AnB: from the other half's; +: tuned. Intervals are in the table: "
+        "they are mostly of how halves differ, which pairs of nets share."
     )
-    return Figure("Test accuracy of every net, against layers copied", caption + _basis(table), chart + points, table)
+    return Figure("Test accuracy of every net, against layers copied", caption, chart + points, table)
 
 
 def _causes(rows: pd.DataFrame, layers: Sequence[str]) -> Figure | None:
