@@ -89,10 +89,10 @@ def test_every_net_of_the_authors_has_its_place_in_the_papers_grid() -> None:
 
 
 def test_the_authors_nets_give_the_means_of_the_papers_figure() -> None:
-    """The table of PAPERS.md, to its third digit: mean accuracy per condition and n."""
+    """Mean accuracy per condition and n, as the logs were read for the paper's figure 2, to about the third digit."""
     rows = of_the_authors()[0]
     ends = rows[(rows["quantity"] == "accuracy") & (rows["experiment"] == "transfer")]
-    means = ends.groupby(["condition", "n"])["value"].mean().round(3)
+    means = ends.groupby(["condition", "n"])["value"].mean()
     table = {
         "BnB": (0.627, 0.624, 0.621, 0.605, 0.594, 0.619, 0.623),
         "AnB": (0.628, 0.624, 0.619, 0.600, 0.578, 0.581, 0.543),
@@ -101,7 +101,7 @@ def test_the_authors_nets_give_the_means_of_the_papers_figure() -> None:
     }
     assert means["base", 0] == pytest.approx(0.625, abs=0.0005)
     for condition, values in table.items():
-        assert [means[condition, n] for n in range(1, 8)] == pytest.approx(values, abs=0.0011)
+        assert [means[condition, n] for n in range(1, 8)] == pytest.approx(values, abs=0.0006)
 
 
 VERDICTS = {  # estimate in points, clusters, verdict
