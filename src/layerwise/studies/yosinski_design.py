@@ -87,7 +87,8 @@ def fitted(request: Request, wanted: tuple[str, ...]) -> Design:
     if "dissimilar" in wanted:
         rule = f"--split {request.split}" if request.split else f"--known {request.known} against the others"
         notes.append(
-            f"dissimilar halves: {rule}, {width} classes each, drawn for each seed from the kind that has more"
+            f"dissimilar halves: {rule}, {width} classes each; seeds draw from the kind that has more and share the "
+            "other, so that intervals are given these two kinds"
         )
     elif request.experiments is None:
         notes.append("dissimilar halves: none, as no kinds were named (--split column:NAME, or --known LIST)")
