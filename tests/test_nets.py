@@ -23,7 +23,8 @@ COLOUR = (3, 32, 32)
 
 def shape(name: str) -> tuple[int, int, int]:
     """Of images that the net takes: its normalisation says how many channels."""
-    return len(NETS[name].mean), 32, 32
+    side = 224 if name == "alexnet8" else 32
+    return len(NETS[name].mean), side, side
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -35,7 +36,7 @@ def test_weights_come_from_the_seed_alone_and_the_global_stream_is_left_alone(na
     torch.manual_seed(6)
     again, other = build(name, shape(name), 20, 7).state_dict(), build(name, shape(name), 20, 8).state_dict()
     assert all(torch.equal(tensor, again[key]) for key, tensor in one.state_dict().items())
-    drawn = [key for key, parameter in one.named_parameters() if parameter.unique().numel() > 1]
+    drawn = [key for key, parameter in one.named_parameters() if parameter.min() < parameter.max()]
     assert len(drawn) >= len(layers(one, torch.zeros(1, *shape(name))))
     assert not any(torch.equal(one.state_dict()[key], other[key]) for key in drawn)
 
@@ -70,7 +71,7 @@ CURE = "give colour images without --grey"
         ),
     ],
 )
-@pytest.mark.parametrize("name", ["resnet20", "resnet32", "small8"])
+@pytest.mark.parametrize("name", ["resnet20", "resnet32"])
 def test_images_it_does_not_take_come_with_the_cure(name: str, images: tuple[int, int, int], message: str) -> None:
     with pytest.raises(LayersError, match=f"^{re.escape(message.replace('NET', name))}$"):
         build(name, images, 10, 0)

@@ -164,7 +164,7 @@ def scaled(
 ) -> Float[Tensor, "some channels height width"]:
     """Pixels from 0 to 255 as nets of this architecture take them."""
     kind = getattr(torch, dtype)
-    mean, std = (torch.tensor(values, dtype=kind)[:, None, None] for values in (found.mean, found.std))
+    mean, std = (torch.tensor(values, dtype=kind)[:, None, None] for values in found.pixels(pixels.shape[1]))
     return torch.from_numpy(np.ascontiguousarray(pixels)).to(kind).div_(255).sub_(mean).div_(std)
 
 

@@ -102,7 +102,8 @@ def stream(run: Run, data: DataSet, device: torch.device) -> Stream:
         if len(rows)
     }
     found = architecture(run.net)
-    mean, std = (torch.tensor(values, dtype=dtype, device=device)[:, None, None] for values in (found.mean, found.std))
+    pixels = found.pixels(data.images.shape[1])
+    mean, std = (torch.tensor(values, dtype=dtype, device=device)[:, None, None] for values in pixels)
     pool = OnDisk(data.images, mean, std)
     of_pool = {name: Part(pool, rows.rows, rows.classes) for name, rows in parts.items()}
     feed = Feed(of_pool, torch.from_numpy(codes(run.task)).to(device, dtype), run.task.is_bits, run.task.data)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from layerwise.errors import LayersError, StudyError, unknown
-from layerwise.nets.alexnet import small8
+from layerwise.nets.alexnet import alexnet8, small8, small8bn
 from layerwise.nets.digits import sharma
 from layerwise.nets.lenet5 import lenet5, lenet5relu
 from layerwise.nets.resnet import resnet20, resnet32
@@ -27,6 +27,12 @@ class Architecture:
         """The first line of the builder's docstring."""
         return (self.build.__doc__ or "").strip().partition("\n")[0]
 
+    def pixels(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation for images of so many channels: of grey ones, the means over the net's three."""
+        if channels == 1 < len(self.mean):
+            return (sum(self.mean) / len(self.mean),), (sum(self.std) / len(self.std),)
+        return self.mean, self.std
+
 
 # LeCun et al. 1998, section II.B: background at -0.1 and ink at 1.175 give inputs of mean about 0 and variance about 1.
 INK_MEAN, INK_STD = 0.1 / 1.275, 1 / 1.275
@@ -34,13 +40,18 @@ INK_MEAN, INK_STD = 0.1 / 1.275, 1 / 1.275
 # Of ImageNet's pixels, per channel; the published weights of the ResNets here were trained with them too.
 COLOUR_MEAN, COLOUR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+# Caffe took the mean of ImageNet's pixels off, per channel, and left their deviation: inputs of -123 to 151.
+CAFFE_MEAN, CAFFE_STD = (122.68 / 255, 116.67 / 255, 104.01 / 255), (1 / 255,) * 3
+
 NETS: dict[str, Architecture] = {
+    "alexnet8": Architecture(alexnet8, CAFFE_MEAN, CAFFE_STD),
     "lenet5": Architecture(lenet5, (INK_MEAN,), (INK_STD,)),
     "lenet5relu": Architecture(lenet5relu, (INK_MEAN,), (INK_STD,)),
     "resnet20": Architecture(resnet20, COLOUR_MEAN, COLOUR_STD),
     "resnet32": Architecture(resnet32, COLOUR_MEAN, COLOUR_STD),
     "sharma": Architecture(sharma, (INK_MEAN,), (INK_STD,)),
     "small8": Architecture(small8, COLOUR_MEAN, COLOUR_STD),
+    "small8bn": Architecture(small8bn, COLOUR_MEAN, COLOUR_STD),
 }
 
 

@@ -31,15 +31,16 @@ def inversion(look: Look) -> None:
     """Images sought by descent from each layer's activations, of the net and of an untrained one."""
     subject, chosen = look.subject, some_layers(look, "inversion_image_error")
     rows = _few_of_each(subject.labels, INVERTED_A_CLASS)[:MOST_INVERTED]
-    kind, images, labels = subject.kind, subject.images[rows], subject.labels[rows]
+    images, labels = subject.images[rows], subject.labels[rows]
+    mean, std = subject.kind.pixels(images.shape[1])
     found: dict[str, list[Inverted]] = {}
     for treatment, net in ((TRAINED, subject.net), (UNTRAINED, look.untrained)):
         found[treatment] = invert(
-            net, subject.found, images, mean=kind.mean, std=kind.std, at=chosen,
+            net, subject.found, images, mean=mean, std=std, at=chosen,
             search=Search(DESCENT, seed=subject.seed), progress=look.progress,
         )  # fmt: skip
         _note(look, "inversion", inverted_by_class(found[treatment], labels), treatment)
-    originals = in_pixels(images, kind.mean, kind.std)
+    originals = in_pixels(images, mean, std)
     for number, *reconstructed in zip(chosen, *found.values(), strict=True):
         name = reconstructed[0].layer
         look.pictures[f"inversion-{number:02}"] = sheet([originals, *(one.pictures for one in reconstructed)])
@@ -54,7 +55,7 @@ def decoder(look: Look) -> None:
     subject, chosen = look.subject, some_layers(look, "decoder_normalised_error")
     if not len(subject.train_images):
         raise RepresentationError("there are no images of known classes to train a decoder on; all are looked at")
-    kind = subject.kind
+    mean, std = subject.kind.pixels(subject.images.shape[1])
     learnt, held = (
         _few_of_each(labels, max(1, most // len(torch.unique(labels))))
         for labels, most in ((subject.train_labels, LEARNT_FROM), (subject.labels, JUDGED_ON))
@@ -64,8 +65,8 @@ def decoder(look: Look) -> None:
     known = tuple(torch.unique(subject.train_labels).tolist())
     cases = [Case(TRAINED, subject.net, known), Case(UNTRAINED, look.untrained, known)]
     recovered = recover(
-        cases, subject.found, images, labels, torch.arange(len(labels)) < len(learnt), mean=kind.mean, std=kind.std,
-        at=chosen, training=LESSONS, progress=look.progress,
+        cases, subject.found, images, labels, torch.arange(len(labels)) < len(learnt), mean=mean, std=std, at=chosen,
+        training=LESSONS, progress=look.progress,
     )  # fmt: skip
     for (treatment, layer), one in recovered.items():
         with look.unknown_is_unknown("decoder_normalised_error", layer, treatment=treatment):

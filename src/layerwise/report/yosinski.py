@@ -1,0 +1,175 @@
+"""The figures of Yosinski's study: the paper's figures 2 and 3 redrawn from the rows, and what they leave out."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+
+from layerwise.claims import over_clusters
+from layerwise.report.figures import Figure, curves, kept_name, palette
+from layerwise.rows import final, pick
+from layerwise.studies.yosinski_claims import BASE, LINE, OF_HALVES, Nets, losses
+
+LEVEL = 0.95
+BANDS = "Bands: 95 % interval of the mean over class splits."
+ONE = "One class split: no interval."
+FOUR = ("BnB", "BnB+", "AnB", "AnB+")
+
+
+def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
+    """All nets, the two causes of loss, distance and random filters, preserved layers, fresh starts, fewer samples."""
+    layers = pick(rows, quantity="parameters")["layer"].tolist()
+    nets = Nets.of(rows, *OF_HALVES)
+    drawn = (
+        _all_nets(nets, layers), _causes(rows, layers), _kept(rows, nets, layers), _preserved(nets, layers),
+        _gains(nets, layers), _samples(rows),
+    )  # fmt: skip
+    return tuple(figure for figure in drawn if figure)
+
+
+def _long(grid: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
+    """A line per net: seed, target_task, trial, condition, n, value."""
+    long = grid.melt(ignore_index=False).reset_index().dropna(subset=["value"])
+    order = {condition: place for place, condition in enumerate(conditions)}
+    long = long[long["condition"].isin(conditions)].astype({"n": "int64", "value": "float64"})
+    return long.sort_values(["condition", "n"], key=lambda of: of.map(order) if of.name == "condition" else of)
+
+
+def _means(values: pd.DataFrame, by: Sequence[str], name: str) -> pd.DataFrame:
+    """Mean over class splits with its interval, for each combination of the columns `by`, in their order."""
+    found = []
+    for group, part in values.groupby(list(by), sort=False):
+        mean = over_clusters(part.set_index(LINE)["value"], LEVEL)
+        low, high = mean.bounds or (None, None)
+        numbers = {name: mean.estimate, "low": low, "high": high, "class_splits": mean.clusters, "nets": len(part)}
+        found.append({**dict(zip(by, group, strict=True)), **numbers})
+    return pd.DataFrame(found).astype({"low": "float64", "high": "float64"})
+
+
+def _in_order(table: pd.DataFrame, layers: Sequence[str]) -> pd.DataFrame:
+    """The table by n, which the axis follows, each n by series; with `kept`, n and the name of its layer."""
+    table = table.sort_values("n", kind="stable", ignore_index=True)
+    table.insert(1, "kept", [kept_name(int(n), layers) for n in table["n"]])
+    return table
+
+
+def _drawn(
+    table: pd.DataFrame, y: str, colour: str, y_title: str, colour_title: str, *, bands: bool = True
+) -> alt.LayerChart:
+    low, high = ("low", "high") if bands else (None, None)
+    return curves(
+        table, "kept", y, colour, low, high, x_title="layers copied", y_title=y_title, colour_title=colour_title,
+        ordered=False, tooltip=["class_splits"],
+    )  # fmt: skip
+
+
+def _basis(table: pd.DataFrame) -> str:
+    return BANDS if table["class_splits"].max() > 1 else ONE
+
+
+def _all_nets(nets: Nets, layers: Sequence[str]) -> Figure | None:
+    values = _long(nets.accuracy, FOUR)
+    if values.empty:
+        return None
+    bases = _long(nets.accuracy, BASE[:1]).drop_duplicates(LINE[:2])
+    names = list(dict.fromkeys(values["condition"]))
+    values = pd.concat([*(bases.assign(condition=name) for name in names), values])
+    table = _in_order(_means(values, ["condition", "n"], "test_accuracy"), layers)
+    chart = _drawn(table, "test_accuracy", "condition", "test accuracy", "condition", bands=False)
+    paint = alt.Color(field="condition", type="nominal", sort=names, title="condition")
+    points = alt.Chart(_in_order(values, layers)[["kept", "condition", "value"]]).mark_point(size=14, filled=True)
+    points = points.encode(
+        x=chart.layer[0].encoding.x,
+        y=alt.Y(field="value", type="quantitative", title="test accuracy").scale(zero=False),
+        color=paint.scale(domain=names, range=palette(len(names), ordered=False)),
+        opacity=alt.value(0.45),
+        tooltip=["condition:N", "kept:N", alt.Tooltip("value:Q", format=".1%", title="test accuracy")],
+    )
+    caption = (
+        "Small points: the nets, one each. Lines: their means; at 0 stand the bases of the target halves. BnB: copied "
+        "from the target half's own base and frozen; AnB: from the other half's; +: tuned. Intervals are in the table: "
+        "they are mostly of how halves differ, which pairs of nets share."
+    )
+    return Figure("Test accuracy of every net, against layers copied", caption, chart + points, table)
+
+
+def _causes(rows: pd.DataFrame, layers: Sequence[str]) -> Figure | None:
+    table = losses(rows).rename(columns={"mean": "loss", "clusters": "class_splits"})
+    if table.empty:
+        return None
+    table = _in_order(table.astype({"low": "float64", "high": "float64"}), layers)
+    chart = _drawn(table, "loss", "cause", "loss of test accuracy", "cause")
+    caption = (
+        "What freezing costs, in two parts. Co-adaptation is lost even where the task stays the same: the layers above "
+        "are learnt again, to fit layers that can no longer change. Specificity is what the other task costs besides. "
+    )
+    return Figure("The two causes of loss, layer by layer", caption + _basis(table), chart, table)
+
+
+def _kept(rows: pd.DataFrame, nets: Nets, layers: Sequence[str]) -> Figure | None:
+    groups = {
+        "AnB, random halves": (nets, "AnB"),
+        "AnB, dissimilar halves": (Nets.of(rows, "dissimilar"), "AnB"),
+        "random filters, all classes": (Nets.of(rows, "random-filters"), "random filters"),
+    }
+    parts = [_long(group.kept, [condition]).assign(group=name) for name, (group, condition) in groups.items()]
+    values = pd.concat([part for part in parts if len(part)] or parts[:1])
+    if values.empty or values["group"].nunique() < 2:
+        return None
+    table = _in_order(_means(values, ["group", "n"], "kept_share"), layers)
+    chart = _drawn(table, "kept_share", "group", "kept of the base's accuracy above chance", "nets")
+    caption = (
+        "Each net's accuracy above chance as a share of its own base's, so that tasks of different difficulty can be "
+        "compared: 100 % is as good as the base, 0 is chance. Random filters are layers that were never trained. "
+    )
+    return Figure("Distant tasks and random filters", caption + _basis(table), chart, table)
+
+
+def _preserved(nets: Nets, layers: Sequence[str]) -> Figure | None:
+    names = {"AnB": "none (AnB)", "preserve 1": "1", "preserve 2": "2", "AnB+": "all copied (AnB+)"}
+    values = _long(nets.accuracy, list(names))
+    if not {"preserve 1", "preserve 2"} & set(values["condition"]):
+        return None
+    values = values.assign(tuned=values["condition"].map(names))
+    table = _in_order(_means(values, ["tuned", "n"], "test_accuracy"), layers)
+    chart = _drawn(table, "test_accuracy", "tuned", "test accuracy", "layers above the cut, copied and tuned")
+    caption = (
+        "n layers are frozen; of those above, none, one or two more are copied too, and tuned; the rest is fresh. If "
+        "freezing breaks up neighbours that had adapted to each other, keeping the next one should mend it. AnB+ tunes "
+        "all n that it copies. "
+    )
+    return Figure("Preserving the layers above the cut", caption + _basis(table), chart, table)
+
+
+def _gains(nets: Nets, layers: Sequence[str]) -> Figure | None:
+    names = {"AnB+": "trained on A (AnB+)", "BnB+": "trained on B (BnB+)", "matched": "fresh, drawn like A's",
+             "rewound": "as A began"}  # fmt: skip
+    gains = nets.accuracy.sub(nets.accuracy[BASE[0], 0], axis=0)
+    values = _long(gains, list(names))
+    if values.empty:
+        return None
+    values = values.assign(begin=values["condition"].map(names))
+    table = _in_order(_means(values, ["begin", "n"], "gain"), layers)
+    chart = _drawn(table, "gain", "begin", "test accuracy minus the base's", "first n layers begin")
+    caption = (
+        "Every layer is trained; only where the first n begin differs. Each net minus the base of its own half: above "
+        "0 the beginning helps. "
+    )
+    return Figure("Where tuning begins, and what it gains", caption + _basis(table), chart, table)
+
+
+def _samples(rows: pd.DataFrame) -> Figure | None:
+    ends = pick(final(rows[rows["trial"].notna()]), quantity="accuracy", split="test")
+    tasks = ends.loc[ends["experiment"] == "samples", "target_task"]
+    values = ends[ends["target_task"].isin(tasks) & ends["condition"].isin(["base", "fewer samples"])]
+    if values.empty:
+        return None
+    values = values.astype({"shots": "int64"}).sort_values("shots").assign(net="base on all classes")
+    table = _means(values, ["net", "shots"], "test_accuracy")
+    chart = curves(
+        table, "shots", "test_accuracy", "net", "low", "high", x_title="samples per class", y_title="test accuracy",
+        colour_title="net", ordered=False, tooltip=["class_splits"],
+    )  # fmt: skip
+    return Figure(
+        "Bases from fewer samples", "Nets from scratch on all classes. " + _basis(table), chart, table, "learning"
+    )

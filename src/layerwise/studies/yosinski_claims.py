@@ -1,0 +1,275 @@
+"""What Yosinski et al. claim, Y1 to Y7, each as the one contrast that was written before the numbers; and the answer.
+
+Each claim is tested twice. *Paired*: a net is compared with nets of its own target half and class split, and intervals
+are over class splits. *Unpaired*, as the paper's figures do: all nets of a condition are pooled and count as if they
+were independent (Welch's interval), although they share halves and bases, and conditions may be of other halves.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+from scipy import stats
+
+from layerwise.claims import FEWEST_CLUSTERS, LEVELS, Claim, Kind, decide, judged, over_clusters, unmeasured, unpaired
+from layerwise.rows import final, pick
+
+PAPER = "Yosinski et al."
+LINE, COLUMN = ["seed", "target_task", "trial"], ["condition", "n"]
+OF_HALVES = ("transfer", "preserve", "matched", "rewound")  # experiments on random halves, which share their bases
+DEPTH = 8  # of the nets whose middle is at n = 4 and 5
+LOGS = "{} points (released logs)"
+POOLED = "; unpaired, as in the paper's figures: all nets pooled as if they were independent, the clusters are nets"
+
+Cells = tuple[str, tuple[int, ...]]  # a condition, and its cuts; none is every cut that was run
+BASE: Cells = ("base", (0,))
+LAST = -1  # the cut below the last layer
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The mean over cuts of one condition's test accuracy, minus that of another's."""
+
+    name: str
+    says: str
+    quantity: str
+    some: Cells
+    others: Cells
+    published: str  # paired, of the authors' nets
+    pooled: str  # unpaired
+    kind: Kind = "direction"
+    any_depth: bool = False  # else of nets of eight layers only
+
+
+CONTRASTS = (
+    Contrast(
+        "Y1", "Accuracy falls as more layers are copied from the other half and frozen",
+        "AnB at n = 1 minus AnB with all but the last layer copied", ("AnB", (1,)), ("AnB", (LAST,)), "+8.6", "+8.6",
+        any_depth=True,
+    ),
+    Contrast(
+        "Y2", "Copied from the same half and frozen, accuracy dips in the middle and recovers near the top",
+        "BnB, mean of n = 1 and 7 minus mean of n = 4 and 5", ("BnB", (1, 7)), ("BnB", (4, 5)), "+2.6", "+2.6",
+    ),
+    Contrast(
+        "Y3", "Copied from the same half and tuned, accuracy has no dip",
+        "BnB+, mean of n = 1 and 7 minus mean of n = 4 and 5", ("BnB+", (1, 7)), ("BnB+", (4, 5)), "-0.6", "-0.7",
+        "absence",
+    ),
+    Contrast(
+        "Y4", "Copied from the other half and tuned, nets beat their base (contested)",
+        "AnB+ minus base, mean over n", ("AnB+", ()), BASE, "+1.0", "+1.6", any_depth=True,
+    ),
+    Contrast(
+        "Y4 self-transfer", "Copied from the same half and tuned, nets beat it too, which is why Y4 is contested",
+        "BnB+ minus base, mean over n", ("BnB+", ()), BASE, "+1.0", "+0.2", any_depth=True,
+    ),
+    Contrast(
+        "Y7 co-adaptation", "In the middle, freezing loses what layers had learnt to do for each other",
+        "base minus BnB, mean of n = 4 and 5", BASE, ("BnB", (4, 5)), "+2.4", "+2.6",
+    ),
+    Contrast(
+        "Y7 specificity", "At the top, frozen layers are too specific to the other half",
+        "BnB minus AnB at n = 7", ("BnB", (7,)), ("AnB", (7,)), "+8.2", "+8.1",
+    ),
+)  # fmt: skip
+CAUSES = {"co-adaptation (base - BnB)": ("base", "BnB"), "specificity (BnB - AnB)": ("BnB", "AnB")}
+
+
+@dataclass(frozen=True)
+class Nets:
+    """Final test accuracies, a line per (class split, target half, trial), a column per (condition, n)."""
+
+    accuracy: pd.DataFrame  # a base stands in every trial of its half
+    kept: pd.DataFrame  # the share of the own base's accuracy above chance: 1 is all of it, 0 is chance
+    keys: pd.DataFrame
+    sources: pd.DataFrame  # keys
+    depth: int
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, *experiments: str) -> "Nets":
+        """The nets of these experiments, which share their bases; a net that was lost is null."""
+        here = pick(rows[rows["trial"].notna()], experiment=experiments)
+        ends = pick(final(here), quantity="accuracy", split="test")
+        accuracy, keys, sources = (
+            ends.pivot(index=LINE, columns=COLUMN, values=of) for of in ("value", "run_key", "source_key")
+        )
+        for grid in (accuracy, keys):
+            own = grid.get((BASE[0], 0), pd.Series(index=grid.index, dtype=object))
+            grid[BASE[0], 0] = own.groupby(level=[0, 1]).transform("first")
+        chance = pick(here, quantity="chance").set_index(LINE[:2])["value"]
+        least = pd.Series([chance.get(line[:2]) for line in accuracy.index], accuracy.index, dtype=float)
+        above = accuracy.astype(float).sub(least, axis=0)
+        own = above[BASE[0], 0]
+        kept = above.div(own.where(own > 0), axis=0)  # of a base that learnt nothing there is no share
+        return cls(accuracy.astype(float), kept, keys, sources, len(pick(rows, quantity="parameters")))
+
+    def cells(self, grid: pd.DataFrame, wanted: Cells) -> pd.DataFrame:
+        """The columns of a grid that are of a condition's cuts; empty ones where they were not run."""
+        condition, cuts = wanted
+        run = [int(column[1]) for column in grid.columns if column[0] == condition]
+        found = [self.depth - 1 if n == LAST else n for n in cuts] or run
+        return grid.reindex(columns=pd.MultiIndex.from_product([[condition], sorted(found)], names=COLUMN))
+
+    def mean(self, grid: pd.DataFrame, wanted: Cells) -> "pd.Series[float]":
+        """A condition's mean over its cuts in each line; null where one that is named is lost."""
+        return self.cells(grid, wanted).mean(axis=1, skipna=not wanted[1])
+
+    def at(self, condition: str, n: int) -> "pd.Series[float]":
+        """A condition's accuracies at a cut, or the bases' beside it."""
+        return self.mean(self.accuracy, BASE if condition == BASE[0] else (condition, (n,)))
+
+    def pooled(self, grid: pd.DataFrame, wanted: Cells) -> list[float]:
+        """The values of all nets of a condition, each net once."""
+        values, keys = (self.cells(table, wanted).to_numpy().ravel() for table in (grid, self.keys))
+        nets = pd.DataFrame({"key": keys, "value": values}).dropna().drop_duplicates("key")
+        return nets["value"].astype(float).tolist()
+
+    def runs(self, lines: pd.Index, *wanted: Cells) -> tuple[str, ...]:
+        """Keys of the nets in these lines, and of their sources."""
+        grids = [self.cells(grid, one).loc[lines] for grid in (self.sources, self.keys) for one in wanted]
+        return tuple(dict.fromkeys(k for grid in grids for k in grid.to_numpy().ravel().tolist() if isinstance(k, str)))
+
+
+def claims(rows: pd.DataFrame) -> list[Claim]:
+    """Y1 to Y7 held against the rows, each paired and unpaired."""
+    nets, distant, filters = (Nets.of(rows, *names) for names in (OF_HALVES, ("dissimilar",), ("random-filters",)))
+    found = [claim for one in CONTRASTS for claim in (_paired(nets, one), _unpaired(nets, one))]
+    found += [*_distance(nets, distant), *_against_filters(nets, distant, filters)]
+    return sorted(found, key=lambda claim: claim.id[:2])
+
+
+def _paired(nets: Nets, contrast: Contrast) -> Claim:
+    claim = _claim(contrast.name, contrast.says, contrast.quantity, contrast.published)
+    if not (contrast.any_depth or nets.depth == DEPTH):
+        return replace(
+            decide(claim, contrast.kind, None, 0), quantity=f"{contrast.quantity} (of nets of {DEPTH} layers)"
+        )
+    both = contrast.some, contrast.others
+    line = nets.mean(nets.accuracy, both[0]) - nets.mean(nets.accuracy, both[1])
+    lines = line.dropna().index
+    pairs = max(int(nets.cells(nets.accuracy, one).loc[lines].count().sum()) for one in both)
+    found = decide(claim, contrast.kind, line, 1)
+    return replace(found, pairs=pairs, rows=nets.runs(lines, *both))
+
+
+def _unpaired(nets: Nets, contrast: Contrast) -> Claim:
+    claim = _claim(f"{contrast.name} unpaired", contrast.says, contrast.quantity, contrast.pooled)
+    both = contrast.some, contrast.others
+    fits = contrast.any_depth or nets.depth == DEPTH
+    some, others = (nets.pooled(nets.accuracy, one) if fits else [] for one in both)
+    return _judged_pooled(claim, contrast.kind, some, others, nets.runs(nets.keys.index, *both))
+
+
+def _judged_pooled(claim: Claim, kind: Kind, some: list[float], others: list[float], keys: tuple[str, ...]) -> Claim:
+    if not some or not others:
+        return judged(claim, kind, None, 0)
+    found = judged(claim, kind, unpaired(some, others, LEVELS[kind]), 0)
+    told = f"{claim.quantity}; {len(some)} nets against {len(others)}"
+    return replace(found, rule=found.rule + POOLED, quantity=told, rows=keys)
+
+
+def _distance(nets: Nets, distant: Nets) -> list[Claim]:
+    """Y5 is an interaction: two groups of class splits, each net against its own base."""
+    says = "Accuracy falls faster where the halves differ in kind"
+    quantity = (
+        "loss of the own base's accuracy above chance, AnB with all but the last layer, dissimilar minus random halves"
+    )
+    cells: Cells = ("AnB", (LAST,))
+    losses = [1 - group.mean(group.kept, cells).dropna() for group in (distant, nets)]
+    splits = [loss.groupby(level=0).mean().tolist() for loss in losses]
+    keys = tuple(
+        k for group, loss in zip((distant, nets), losses, strict=True) for k in group.runs(loss.index, BASE, cells)
+    )
+    claim = _claim("Y5", says, f"{quantity}; {len(splits[0])} class splits against {len(splits[1])}", "+29.2")
+    if all(splits):
+        made = judged(claim, "direction", unpaired(splits[0], splits[1], LEVELS["direction"]), sum(map(len, losses)))
+        if made.clusters >= FEWEST_CLUSTERS:
+            made = replace(made, p=float(stats.ttest_ind(*splits, equal_var=False).pvalue))
+        claim = replace(made, rows=keys)
+    else:
+        claim = judged(claim, "direction", None, 0)
+    theirs, ours = ([1 - kept for kept in group.pooled(group.kept, cells)] for group in (distant, nets))
+    return [claim, _judged_pooled(_claim("Y5 unpaired", says, quantity, "+29.2"), "direction", theirs, ours, keys)]
+
+
+def _against_filters(nets: Nets, distant: Nets, filters: Nets) -> list[Claim]:
+    """Y6 pairs the halves of a class split with the nets on both halves of it."""
+    group, which = (distant, "dissimilar") if len(distant.keys) else (nets, "random")
+    cells: tuple[Cells, Cells] = (("AnB", (1, 2)), ("random filters", (1, 2)))
+    says = "Even distant transfer beats random filters (contested from n = 3 on, where the authors' did not train)"
+    quantity = (
+        f"share kept of the own base's accuracy above chance, AnB of {which} halves minus random filters, mean of "
+        "n = 1 and 2"
+    )
+    theirs = filters.mean(filters.kept, cells[1]).groupby(level=0).mean()
+    kept = group.mean(group.kept, cells[0])
+    line = kept - pd.Series([theirs.get(seed) for seed, *_ in kept.index], kept.index, dtype=float)
+    lines = line.dropna().index
+    seeds = filters.keys.index[filters.keys.index.get_level_values(0).isin(lines.get_level_values(0))]
+    keys = (*group.runs(lines, BASE, cells[0]), *filters.runs(seeds, BASE, cells[1]))
+    claim = replace(decide(_claim("Y6", says, quantity, "+21.8"), "direction", line, 2), rows=keys)
+    pooled = (group.pooled(group.kept, cells[0]), filters.pooled(filters.kept, cells[1]))
+    return [claim, _judged_pooled(_claim("Y6 unpaired", says, quantity, "+21.8"), "direction", *pooled, keys)]
+
+
+def _claim(name: str, says: str, quantity: str, published: str) -> Claim:
+    return replace(unmeasured(name, PAPER, says, quantity), published=LOGS.format(published))
+
+
+def losses(rows: pd.DataFrame) -> pd.DataFrame:
+    """What co-adaptation and specificity cost at each cut: n, cause, mean, low, high (95 %), clusters."""
+    nets = Nets.of(rows, *OF_HALVES)
+    found = []
+    for n in sorted({int(column[1]) for column in nets.accuracy.columns if column[0] in {"BnB", "AnB"}}):
+        for cause, (some, others) in CAUSES.items():
+            loss = (nets.at(some, n) - nets.at(others, n)).dropna()
+            if len(loss):
+                mean = over_clusters(loss, LEVELS["direction"])
+                low, high = mean.bounds or (None, None)
+                told = {"mean": mean.estimate, "low": low, "high": high, "clusters": mean.clusters}
+                found.append({"n": n, "cause": cause, **told})
+    return pd.DataFrame(found, columns=["n", "cause", "mean", "low", "high", "clusters"])
+
+
+def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ...]]:
+    """The answer in one paragraph, and the main findings; every number is a mean over class splits."""
+    found = losses(rows)
+    if found.empty:
+        return "No transfer between halves was measured.", ()
+    told = []
+    for n in dict.fromkeys((found["n"].min(), *found.loc[found["n"].isin([4, 5]), "n"], found["n"].max())):
+        here = found[found["n"] == n].set_index("cause")
+        causes = [f"{cause.partition(' ')[0]} {_points(here.loc[cause])}" for cause in CAUSES if cause in here.index]
+        told.append(f"at n = {n} {' and '.join(causes)}")
+    clusters = int(found["clusters"].max())
+    basis = f"{clusters} class splits" if clusters > 1 else "one class split"
+    answer = (
+        "Layers that are copied and frozen lose accuracy for two reasons, in points of test accuracy (in brackets 95 % "
+        f"intervals): {'; '.join(told)}. Co-adaptation is lost even when the task stays the same, because the layers "
+        f"above must be learnt again; specificity is lost because the task is another. Means over {basis}"
+        f"{'.' if clusters >= FEWEST_CLUSTERS else f'; under {FEWEST_CLUSTERS} decide nothing.'}"
+    )
+    by = {claim.id: claim for claim in made}
+    return answer, tuple(_said(by[name]) for name in ("Y4", "Y4 self-transfer", "Y2", "Y5", "Y6"))
+
+
+def _points(mean: "pd.Series[float]") -> str:
+    told = _signed(-mean["mean"])
+    return told if pd.isna(mean["low"]) else f"{told} [{_signed(-mean['high'])} to {_signed(-mean['low'])}]"
+
+
+def _signed(value: float) -> str:
+    text = f"{100 * value:+.1f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def _said(claim: Claim) -> str:
+    """A finding: the contrast in points with its interval, and the verdict."""
+    if claim.estimate is None:
+        return f"{claim.statement}: not measured, the runs that it needs were not made."
+    told = f"{claim.statement}: {_signed(claim.estimate)} points ({claim.quantity}"
+    if claim.interval:
+        low, high = map(_signed, claim.interval)
+        told += f"; {100 * (claim.level or 0):.0f} % interval {low} to {high}"
+    return f"{told}). The claim {claim.id} is {claim.verdict}."
