@@ -3,7 +3,6 @@
 import pandas as pd
 
 from layerwise.report import gutstein_beyond
-from layerwise.report.costs import cost
 from layerwise.report.figures import Figure, gap, learning, levels
 from layerwise.rows import pick
 
@@ -18,7 +17,7 @@ def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
 
 
 def grid(rows: pd.DataFrame, layers: list[str]) -> tuple[Figure, ...]:
-    """Accuracy against levels kept, its range over trials, learning curves, the gap, and the cost."""
+    """Accuracy against levels kept, its range over trials, learning curves, and the gap."""
     shots = sorted({int(k) for k in rows.loc[rows["trial"].notna(), "shots"]})
     if not shots:
         return ()
@@ -31,5 +30,4 @@ def grid(rows: pd.DataFrame, layers: list[str]) -> tuple[Figure, ...]:
         *(levels(rows, k, layers) for k in shown),
         *(learning(rows, k, layers) for k in sorted({shots[0], shots[-1]})),
         gap(rows, layers),
-        cost(rows, layers),
     )

@@ -1,6 +1,7 @@
 """The figures of what Gutstein et al. wanted next: parts of layers, levels that retrain, source classes, a lifetime."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import altair as alt
 import pandas as pd
@@ -8,9 +9,9 @@ import pandas as pd
 from layerwise.report.figures import Figure, curves, kept_name
 from layerwise.report.summary import CLUSTER, ends, over_clusters
 from layerwise.rows import pick
-from layerwise.studies.gutstein_beyond_claims import with_numbers, with_shares
+from layerwise.studies.gutstein_beyond import BECAME, CRITERIA
+from layerwise.studies.gutstein_beyond_claims import with_numbers, with_parts
 
-BECAME = {"F": "frozen", "T": "retrained"}
 CHOICES = ("random", "similar", "diverse", "probe")
 BANDS = " Bands: 95 % interval of the mean over class splits, each with its own source net."
 
@@ -27,17 +28,18 @@ def figures(rows: pd.DataFrame, layers: Sequence[str]) -> tuple[Figure, ...]:
 
 def partial(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     """Accuracy against the share of a layer's maps that is kept: a figure a layer, a curve a criterion."""
-    values = with_shares(ends(rows), layers)
+    values = with_parts(ends(rows))
     series = []
-    for criterion in sorted(set(values["condition"]) - {"none", "all"}, reverse=True):
-        for letter, became in BECAME.items():
-            nothing, same = values["share"] == 0, values["letter"] == letter
-            here = nothing | (same & values["condition"].isin([criterion, "all"]))
+    for criterion, became in product(CRITERIA, BECAME.values()):
+        nothing, same = values["kept"] == "none", values["became"] == became
+        here = nothing | (same & values["criterion"].isin([criterion, "all"]))
+        if (same & (values["criterion"] == criterion)).any():
             series.append(values[here].assign(series=f"{criterion}, {became}"))
     if not series:
         return []
-    table = means(pd.concat(series), ["layer", "share", "series"])
-    table.insert(2, "kept", [{0: "none", 1: "all"}.get(share, f"{share:.0%}") for share in table["share"]])
+    together = pd.concat(series)
+    order = ["none", *sorted(set(together["kept"]) - {"none", "all"}), "all"]
+    table = means(together.assign(kept=pd.Categorical(together["kept"], order)), ["layer", "kept", "series"])
     caption = (
         "The layers below are copied and frozen, those above are fresh. None and all are the ends of every curve. Each "
         "point: the mean over class splits, over all numbers of samples per class." + BANDS
@@ -66,7 +68,7 @@ def tuned(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
 def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     """Accuracy against the number of source classes, at random and chosen: a figure a number of samples."""
     values = with_numbers(ends(rows))
-    values = values.assign(choice=pd.Categorical(values["condition"], CHOICES))
+    values = values.assign(choice=pd.Categorical(values["choice"], CHOICES))
     table = means(values, ["shots", "classes", "choice"])
     caption = (
         "All levels are kept but the last one or two (mean of both). Every source class has as many samples, so that "

@@ -21,11 +21,14 @@ from layerwise.treatment import Part, Treatment, transfer
 
 SHARES = (0.25, 0.5, 0.75)
 CRITERIA = ("saliency", "information", "random")
-SYMBOLS = {  # of the layer in question, and what the condition is called
-    "R": "none",
-    "F": "all",
-    "T": "all",
-    **{str(Part(*part)): part[1] for part in product(SHARES, CRITERIA, "FT")},
+BECAME = {"F": "frozen", "T": "retrained"}
+CONDITIONS = {  # by the symbol of the layer in question
+    "R": "none of {}",
+    **{letter: f"all of {{}}, {became}" for letter, became in BECAME.items()},
+    **{
+        str(Part(share, criterion, letter)): f"{share:.0%} of {{}} by {criterion}, {BECAME[letter]}"
+        for share, criterion, letter in product(SHARES, CRITERIA, BECAME)
+    },
 }
 FEWEST_SHOTS = {"information": 2}  # per class: a single sample has no neighbour of its class
 
@@ -34,13 +37,13 @@ def partial(design: Design) -> Iterator[Cell]:
     """Part of one layer copied: each layer, share, criterion and letter."""
     yield from source_cells(design, "partial")
     for source, seed, trial, task in targets(design):
-        for layer, (symbol, condition) in product(parted(design), SYMBOLS.items()):
-            if (task.shots or 0) < FEWEST_SHOTS.get(condition, 1):
+        for layer, (symbol, condition) in product(parted(design), CONDITIONS.items()):
+            if "information" in symbol and (task.shots or 0) < FEWEST_SHOTS["information"]:
                 continue
             below = list(design.sizes).index(layer)
             treatment = Treatment.parse("F" * below + symbol + "R" * (design.depth - below - 1))
             run = design.target_net(task, treatment, source)
-            yield Cell(run, seed, trial, None, "partial", condition, layer)
+            yield Cell(run, seed, trial, None, "partial", condition.format(layer))
 
 
 def parted(design: Design) -> tuple[str, ...]:
@@ -63,12 +66,12 @@ def sources(design: Design) -> Iterator[Cell]:
     for seed, choices in design.chosen.items():
         unknown = design.sides(seed)[1]
         for choice, classes in choices.items():
-            source, about = design.source_net(classes, seed), ("sources", *choice.split(" "))
-            yield Cell(source, seed, None, 0, about[0], about[1], group=f"{about[2]} classes")
+            source = design.source_net(classes, seed)
+            yield Cell(source, seed, None, 0, "sources", choice)
             for trial, shots, n in product(range(design.beyond.trials), design.beyond.shots, top_levels(design)):
                 task = design.task(unknown, shots, seed + TRIAL_STRIDE * trial)
                 run = design.target_net(task, transfer(design.depth, n), source)
-                yield Cell(run, seed, trial, n, about[0], about[1], group=f"{about[2]} classes")
+                yield Cell(run, seed, trial, n, "sources", choice)
 
 
 def top_levels(design: Design) -> range:

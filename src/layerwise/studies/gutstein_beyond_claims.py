@@ -14,8 +14,7 @@ import pandas as pd
 
 from layerwise.claims import RULES, Claim, decide, unmeasured
 from layerwise.rows import final, pick
-from layerwise.studies.gutstein_beyond import CRITERIA, FEWEST_SHOTS
-from layerwise.treatment import Part, Treatment
+from layerwise.studies.gutstein_beyond import CRITERIA, FEWEST_SHOTS, SHARES
 
 PAPER = "beyond Gutstein et al."
 SPLIT = ["target_task", "seed", "trial"]
@@ -25,6 +24,7 @@ CHOSEN = {
     "diverse": "most diverse",
     "probe": "that the target's samples are taken for, chosen by a probe,",
 }
+PART = r"(?P<kept>none|all|[0-9]+%) of (?P<layer>[^ ,]+)(?: by (?P<criterion>\w+))?(?:, (?P<became>\w+))?"
 Column = tuple[Any, ...]
 Weights = Mapping[Column, float]
 
@@ -84,31 +84,34 @@ def tested(rows: pd.DataFrame) -> pd.DataFrame:
     return pick(final(rows[rows["trial"].notna()]), quantity="accuracy", split="test")
 
 
-def with_shares(rows: pd.DataFrame, layers: Sequence[str]) -> pd.DataFrame:
-    """The rows of `partial` with the `share` of the layer that was copied, and the `letter`: what became of it."""
-    symbols = [
-        Treatment.parse(treatment).letters()[0][layers.index(layer)]
-        for treatment, layer in zip(rows["treatment"], rows["layer"], strict=True)
-    ]
-    ends = {"R": Part(0.0, "none", "F"), "F": Part(1.0, "all", "F"), "T": Part(1.0, "all", "T")}
-    parts = [ends.get(symbol) or Part.parse(symbol) for symbol in symbols]
-    return rows.assign(share=[part.share for part in parts], letter=[part.letter for part in parts])
+def with_parts(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `partial` with what their condition says: `layer`, `kept`, `criterion` (or none, all), `became`."""
+    told = rows["condition"].str.extract(PART)
+    return rows.assign(
+        layer=told["layer"],
+        kept=told["kept"],
+        criterion=told["criterion"].fillna(told["kept"]),
+        became=told["became"].fillna("frozen"),
+    )
 
 
 def with_numbers(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `sources` with the number of source `classes`."""
-    return rows.assign(classes=rows["group"].str.removesuffix(" classes").astype("Int64"))
+    """The rows of `sources` with what their condition says: the `choice` of source classes, and how many `classes`."""
+    told = rows["condition"].str.split(" ", expand=True)
+    return rows.assign(choice=told[0], classes=told[1].astype("Int64"))
 
 
 def _partial(rows: pd.DataFrame, layers: list[str]) -> Iterator[Claim]:
-    ends = with_shares(tested(rows), layers)
-    table = Table.of(ends, SPLIT, ["condition", "letter", "layer", "share", "shots"])
+    ends = with_parts(tested(rows))
+    table = Table.of(ends, SPLIT, ["criterion", "became", "layer", "kept", "shots"])
     parted, shots = ends["layer"].unique().tolist(), sorted(ends["shots"].unique())
-    shares = sorted(share for share in ends["share"].unique() if 0 < share < 1)
+    shares = [f"{share:.0%}" for share in SHARES]
     where = f"mean over {' and '.join(parted)}, shares of their maps and samples per class"
 
-    def parts(criteria: Sequence[str], letter: str = "F", some: Sequence[float] = shares, few: int = 1) -> list[Column]:
-        columns = product(criteria, [letter], parted, some, shots)
+    def parts(
+        criteria: Sequence[str], became: str = "frozen", kept: Sequence[str] = shares, few: int = 1
+    ) -> list[Column]:
+        columns = product(criteria, [became], parted, kept, shots)
         return [at for at in columns if at[-1] >= max(few, FEWEST_SHOTS.get(at[0], 1))]
 
     for name, criterion in (("G8", "saliency"), ("G13", "information")):
@@ -118,16 +121,16 @@ def _partial(rows: pd.DataFrame, layers: list[str]) -> Iterator[Claim]:
             f"test accuracy, {criterion} minus random, copied maps frozen, {where}" + f" from {few} on" * (few > 1),
             mean_difference(parts([criterion]), parts(["random"], few=few)),
         )
-    for name, end, share in (("G14", "all", 1.0), ("G15", "none", 0.0)):
+    for name, end in (("G14", "all"), ("G15", "none")):
         yield table.claim(
             f"{name}: Keeping half of a layer, the most salient maps, beats keeping {end} of it",
             f"test accuracy, half of the maps kept minus {end}, frozen, mean over {' and '.join(parted)} and samples",
-            mean_difference(parts(["saliency"], some=[0.5]), parts([end], some=[share])),
+            mean_difference(parts(["saliency"], kept=["50%"]), parts([end], kept=[end])),
         )
     yield table.claim(
         "G16: Copied maps that may retrain beat copied maps that are frozen",
         f"test accuracy, the copied part of a layer retrained minus frozen, {where} and criteria",
-        mean_difference(parts(CRITERIA, "T"), parts(CRITERIA, "F")),
+        mean_difference(parts(CRITERIA, "retrained"), parts(CRITERIA)),
     )
 
 
@@ -143,10 +146,10 @@ def _tuned(rows: pd.DataFrame, layers: list[str]) -> Iterator[Claim]:
 
 def _sources(rows: pd.DataFrame, layers: list[str]) -> Iterator[Claim]:
     ends = with_numbers(tested(rows))
-    table = Table.of(ends, SPLIT, ["condition", "classes", "n", "shots"])
+    table = Table.of(ends, SPLIT, ["choice", "classes", "n", "shots"])
     kept, shots = sorted(ends["n"].unique()), sorted(ends["shots"].unique())
-    tried = sorted(pick(ends, condition="random")["classes"].unique())
-    number = int(pick(ends, condition=[*CHOSEN])["classes"].max()) if ends["condition"].isin([*CHOSEN]).any() else 0
+    tried = sorted(pick(ends, choice="random")["classes"].unique())
+    number = max(ends.loc[ends["choice"] != "random", "classes"].unique(), default=0)
     where = f"mean of {' and '.join(map(str, kept))} levels kept and samples per class"
     for name, choice in (("G10", "similar"), ("G17", "diverse"), ("G18", "probe")):
         sides = (product([one], [number], kept, shots) for one in (choice, "random"))

@@ -100,8 +100,7 @@ class Cell:
     n: int | None  # levels kept, where that is the question
     experiment: str = "levels"
     condition: str | None = None
-    layer: str | None = None  # that is kept in part
-    group: str | None = None  # of classes: how many the source has learnt, or which task of a sequence
+    group: str | None = None  # of classes: which task of a lifetime
 
 
 def design(request: Request) -> Design:
@@ -131,6 +130,9 @@ def design(request: Request) -> Design:
     if request.known and scale.seeds > 1:
         notes.append("source classes: those of --known for every seed; the seeds are not independent class splits")
     notes.append(f"targets: trained for {scale.steps:,} steps, whatever n (the paper does not say how long it trained)")
+    if asked != ("levels",):
+        told = ", ".join(map(str, beyond.shots))
+        notes.append(f"beyond the paper's grid: {told} samples per class, {beyond.seeds} class splits")
     net = request.net or "lenet5"
     made = Design(
         request=request,
