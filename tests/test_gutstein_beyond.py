@@ -200,7 +200,7 @@ def test_words_and_figures_of_any_experiment_alone(sixty_two: DataSet, experimen
     whose = "The paper's claim" if experiment == "levels" else "Our claim"
     assert all(whose in finding for finding in findings)
     drawn = figures(rows)
-    assert {"levels": 8, "partial": 2, "tuned": 1, "sources": 2}[experiment] == len(drawn)
+    assert {"levels": 7, "partial": 2, "tuned": 1, "sources": 2}[experiment] == len(drawn)
     for figure in drawn:
         assert isinstance(figure.chart, alt.TopLevelMixin)
         assert figure.chart.to_dict()

@@ -79,7 +79,7 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Design, Store, Data
     store = Store(tmp_path_factory.mktemp("lived") / "store")
     place = store.folder / "data" / data.digest
     save(data, place)
-    asked = Request(data, experiments="lifelong", seeds=2, shots=(5,), steps=60, source_steps=60)
+    asked = Request(data, experiments="lifelong", seeds=2, shots=(5,), steps=20, source_steps=20)
     made = design(asked)
     wanted, looked_at = runs(made), measurements(made)
     kept = frozenset(key(run) for look in looked_at for run in look.runs)
@@ -185,7 +185,7 @@ def test_a_lifetime_alone_has_its_words_figures_and_claims(
 
 
 def test_claims_on_lifetimes_by_arithmetic(sixty_two: DataSet) -> None:
-    """A tuned trunk loses 2 points a later task; new tasks have 0.7 on a frozen one, 0.65 alone and 0.8 on a tuned one."""
+    """A tuned trunk loses 2 points a later task; new tasks have 0.7 on a frozen one, 0.65 alone, 0.8 on a tuned one."""
     made = design(Request(sixty_two, experiments="lifelong"))
     level = {"F": 0.7, "T": 0.8, "R": 0.65}
     results = {

@@ -125,8 +125,8 @@ def weights(rows: pd.DataFrame) -> Figure:
 
 def means(values: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Means with intervals over class splits; what repeats within a trial is averaged first."""
-    once = values.groupby([*CLUSTER, "trial", *by], as_index=False, observed=True)["value"].mean()
-    return over_clusters(once, by).rename(columns={"mean": "accuracy"})
+    once = values.groupby([*CLUSTER, "trial", *by], observed=True)["value"].mean()
+    return over_clusters(once.reset_index(), by).rename(columns={"mean": "accuracy"})
 
 
 def drawn(

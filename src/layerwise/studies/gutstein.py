@@ -107,4 +107,4 @@ def remarks(design: Design, rows: pd.DataFrame) -> list[str]:
 
 def _which(row: Any) -> str:
     """Which of the sources of one class split, where it has several."""
-    return f" ({row.condition} classes)" if row.experiment == "sources" else ""
+    return f" ({row.condition} classes)" if pd.notna(row.condition) else ""

@@ -70,12 +70,11 @@ def mean_difference(some: Iterable[Column], others: Iterable[Column]) -> dict[Co
 def beyond_claims(rows: pd.DataFrame) -> list[Claim]:
     """The claims on those experiments that were run."""
     made = {"partial": _partial, "tuned": _tuned, "sources": _sources, "lifelong": _lifelong}
-    layers = pick(rows, quantity="parameters")["layer"].tolist()
     found: list[Claim] = []
     for experiment, claims in made.items():
         here = pick(rows, experiment=experiment)
         if here["trial"].notna().any():
-            found += claims(here, layers)
+            found += claims(here)
     return sorted(found, key=lambda claim: int(claim.id.removeprefix("G")))
 
 
@@ -101,7 +100,7 @@ def with_numbers(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(choice=told[0], classes=told[1].astype("Int64"))
 
 
-def _partial(rows: pd.DataFrame, layers: list[str]) -> Iterator[Claim]:
+def _partial(rows: pd.DataFrame) -> Iterator[Claim]:
     ends = with_parts(tested(rows))
     table = Table.of(ends, SPLIT, ["criterion", "became", "layer", "kept", "shots"])
     parted, shots = ends["layer"].unique().tolist(), sorted(ends["shots"].unique())
@@ -134,9 +133,9 @@ def _partial(rows: pd.DataFrame, layers: list[str]) -> Iterator[Claim]:
     )
 
 
-def _tuned(rows: pd.DataFrame, layers: list[str]) -> Iterator[Claim]:
+def _tuned(rows: pd.DataFrame) -> Iterator[Claim]:
     ends = tested(rows)
-    shots, kept = sorted(ends["shots"].unique()), range(1, len(layers))
+    shots, kept = sorted(ends["shots"].unique()), sorted(n for n in ends["n"].unique() if n > 0)
     yield Table.of(ends, SPLIT, ["condition", "n", "shots"]).claim(
         "G9: Letting the kept levels retrain beats freezing them",
         f"test accuracy, T^n R minus F^n R, mean of n = 1..{kept[-1]} and samples per class",
@@ -144,12 +143,12 @@ def _tuned(rows: pd.DataFrame, layers: list[str]) -> Iterator[Claim]:
     )
 
 
-def _sources(rows: pd.DataFrame, layers: list[str]) -> Iterator[Claim]:
+def _sources(rows: pd.DataFrame) -> Iterator[Claim]:
     ends = with_numbers(tested(rows))
     table = Table.of(ends, SPLIT, ["choice", "classes", "n", "shots"])
     kept, shots = sorted(ends["n"].unique()), sorted(ends["shots"].unique())
-    tried = sorted(pick(ends, choice="random")["classes"].unique())
-    number = max(ends.loc[ends["choice"] != "random", "classes"].unique(), default=0)
+    tried = sorted(map(int, pick(ends, choice="random")["classes"].unique()))
+    number = max(map(int, ends.loc[ends["choice"] != "random", "classes"]), default=0)
     where = f"mean of {' and '.join(map(str, kept))} levels kept and samples per class"
     for name, choice in (("G10", "similar"), ("G17", "diverse"), ("G18", "probe")):
         sides = (product([one], [number], kept, shots) for one in (choice, "random"))
@@ -178,7 +177,7 @@ def slope_on_doublings(numbers: Sequence[int]) -> list[float]:
     return [float(weight) for weight in centred / (centred**2).sum()]
 
 
-def _lifelong(rows: pd.DataFrame, layers: list[str]) -> Iterator[Claim]:
+def _lifelong(rows: pd.DataFrame) -> Iterator[Claim]:
     tasks = sorted(rows["group"].dropna().unique())
     kept = sorted(n for n in rows["n"].dropna().unique() if n > 0)
     where = f"mean of {' and '.join(map(str, kept))} levels shared"

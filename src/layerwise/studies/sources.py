@@ -62,7 +62,7 @@ def choices(request: Request, net: str, known: Sequence[int], target: Task, shot
     picked = {
         "similar": similar(means, aims, number),
         "diverse": diverse(means, number),
-        "probe": confused(*(_features(images, net, target.outputs) for images in (theirs, own)), number),
+        "probe": confused(features(theirs, net, target.outputs), features(own, net, target.outputs), number),
     }
     return found | {f"{name} {number}": tuple(sorted(candidates[k] for k in at)) for name, at in picked.items()}
 
@@ -119,7 +119,7 @@ def _images(task: Task, data: DataSet) -> UInt8[np.ndarray, "classes images chan
 
 
 @torch.no_grad()
-def _features(
+def features(
     images: UInt8[np.ndarray, "classes images channels height width"], net: str, outputs: int
 ) -> Float[Tensor, "classes images features"]:
     """What the study's net, never trained, makes of images up to the layer before its last two."""
@@ -129,4 +129,4 @@ def _features(
     first, _ = cut(built, found, max(1, len(found) - 2))
     pixels = scaled(images.reshape(-1, *shape), architecture(net))
     answers = torch.cat([first(some).flatten(1) for some in torch.split(pixels, TOGETHER)])
-    return answers.unflatten(0, images.shape[:2])
+    return answers.view(*images.shape[:2], -1)
