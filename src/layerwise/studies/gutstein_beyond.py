@@ -1,9 +1,9 @@
 """What Gutstein et al. wanted next: parts of a layer, kept levels that retrain, and the choice of source classes.
 
-partial  of one layer, C3 or C5, a share of the maps is copied and frozen (or copied and retrained) and the rest fresh;
-         the levels below are copied and frozen, those above fresh. Which maps: by saliency (Optimal Brain Damage), by
-         information about the class (discriminability-based transfer), or at random. The ends of the scale are none
-         and all of the layer's maps.
+partial  of one layer, C3 or C5, a share of the maps is copied and frozen (half of them also copied and retrained) and
+         the rest fresh; the levels below are copied and frozen, those above fresh. Which maps: by saliency (Optimal
+         Brain Damage), by information about the class (discriminability-based transfer), or at random. The ends of the
+         scale are none and all of the layer's maps.
 tuned    T^n R beside F^n R: the kept levels free to retrain.
 sources  5, 10 and 20 source classes, and 10 that were chosen for the target in several ways; each has as many samples,
          so that more classes are more images. Nothing but the last one or two levels learns the target.
@@ -19,15 +19,17 @@ from layerwise.studies.gutstein_design import TRIAL_STRIDE, Cell, Design
 from layerwise.tasks import Task
 from layerwise.treatment import Part, Treatment, transfer
 
-SHARES = (0.25, 0.5, 0.75)
+HALF = 0.5
+SHARES = (0.25, HALF, 0.75)
 CRITERIA = ("saliency", "information", "random")
 BECAME = {"F": "frozen", "T": "retrained"}
 CONDITIONS = {  # by the symbol of the layer in question
     "R": "none of {}",
     **{letter: f"all of {{}}, {became}" for letter, became in BECAME.items()},
     **{
-        str(Part(share, criterion, letter)): f"{share:.0%} of {{}} by {criterion}, {BECAME[letter]}"
-        for share, criterion, letter in product(SHARES, CRITERIA, BECAME)
+        str(Part(share, criterion, letter)): f"{share:.0%} of {{}} by {criterion}, {became}"
+        for criterion, (letter, became) in product(CRITERIA, BECAME.items())
+        for share in (SHARES if letter == "F" else (HALF,))
     },
 }
 FEWEST_SHOTS = {"information": 2}  # per class: a single sample has no neighbour of its class

@@ -43,7 +43,7 @@ SCALES = {
     "paper": Scale(1, 5, (1, 5, 10, 20, 40), source_shots=400, test=1_000, steps=2_000, source_steps=8_000),
 }
 BEYOND = {  # the experiments that the paper does not have, whose questions one source could not answer
-    "demo": replace(SCALES["demo"], shots=(5, 40)),
+    "demo": replace(SCALES["demo"], shots=(10,)),
     "paper": replace(SCALES["paper"], seeds=10, trials=1),
 }
 

@@ -55,7 +55,7 @@ def tasks(design: Design, seed: int, trial: int) -> list[Task]:
     count = max(1, min(NEW_TASKS, len(classes) // 2))
     order = generator("order of tasks", design.request.data.digest, seed).permutation(classes)
     parts = order[: len(order) // count * count].reshape(count, -1)
-    draw, shots = seed + TRIAL_STRIDE * trial, max(design.beyond.shots)
+    draw, shots = seed + TRIAL_STRIDE * trial, max(design.scale.shots)
     return [design.task(tuple(sorted(part.tolist())), shots, draw) for part in parts]
 
 
