@@ -6,14 +6,13 @@ from itertools import product
 import altair as alt
 import pandas as pd
 
-from layerwise.report.figures import Figure, curves, kept_name
+from layerwise.report.figures import Figure, curves, given, kept_name
 from layerwise.report.summary import CLUSTER, ends, over_clusters
 from layerwise.rows import pick
 from layerwise.studies.gutstein_beyond import BECAME, CRITERIA
 from layerwise.studies.gutstein_beyond_claims import with_numbers, with_parts
 
 CHOICES = ("random", "similar", "diverse", "probe")
-BANDS = " Bands: 95 % interval of the mean over class splits, each with its own source net."
 
 
 def figures(rows: pd.DataFrame, layers: Sequence[str]) -> tuple[Figure, ...]:
@@ -42,7 +41,7 @@ def partial(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     table = means(together.assign(kept=pd.Categorical(together["kept"], order)), ["layer", "kept", "series"])
     caption = (
         "The layers below are copied and frozen, those above are fresh. None and all are the ends of every curve. Each "
-        "point: the mean over class splits, over all numbers of samples per class." + BANDS
+        "point: the mean over class splits, over all numbers of samples per class. " + given(table)
     )
     found = []
     for layer in table["layer"].unique():
@@ -62,7 +61,9 @@ def tuned(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     table = means(pd.concat(both), ["shots", "series", "n"])
     table.insert(3, "kept", [kept_name(int(n), layers) for n in table["n"]])
     chart = drawn(table, "kept", "series", "layers kept", "kept layers")
-    return [Figure("The kept levels frozen, or free to retrain", "Test accuracy in the end." + BANDS, chart, table)]
+    return [
+        Figure("The kept levels frozen, or free to retrain", "Test accuracy in the end. " + given(table), chart, table)
+    ]
 
 
 def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
@@ -72,7 +73,8 @@ def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     table = means(values, ["shots", "classes", "choice"])
     caption = (
         "All levels are kept but the last one or two (mean of both). Every source class has as many samples, so that "
-        "more classes are also more images. Choices look at training images alone, before anything is trained." + BANDS
+        "more classes are also more images. Choices look at training images alone, before anything is trained. "
+        + given(table)
     )
     found = []
     for shots in table["shots"].unique():
@@ -92,17 +94,15 @@ def lifelong(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     lost = lost.assign(series=[f"{kind}, {n} levels" for kind, n in zip(lost["condition"], lost["n"], strict=True)])
     table = means(lost, ["series", "after"])
     chart = drawn(table, "after", "series", "tasks learnt", "shared levels", "accuracy lost on earlier tasks")
-    caption = (
-        "How much test accuracy the earlier tasks have lost, on average, with their own top levels on the newest trunk."
-    )
-    found = [Figure("What new tasks cost the earlier ones", caption + BANDS, chart, table, "learning")]
+    caption = "How much test accuracy the earlier tasks have lost, with their own top levels on the newest trunk. "
+    found = [Figure("What new tasks cost the earlier ones", caption + given(table), chart, table, "learning")]
     most = int(lost["n"].max())
     for condition, became in (("frozen", "frozen"), ("tuned", "retrained")):
         here = means(pick(seen, quantity="remembered", condition=condition, n=most), ["group", "after"])
         chart = drawn(here, "after", "group", "tasks learnt", "accuracy on", "test accuracy")
-        caption = f"{most} levels shared and {became}; each task's own levels above stay as it left them."
+        caption = f"{most} levels shared and {became}; each task's own levels above stay as it left them. "
         title = f"Accuracy on every task after each new one, the trunk {became}"
-        found.append(Figure(title, caption + BANDS, chart, here, "learning"))
+        found.append(Figure(title, caption + given(here), chart, here, "learning"))
     return [*found, weights(rows)]
 
 
