@@ -19,6 +19,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, UInt8
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from layerwise.data.dataset import DataSet
@@ -71,13 +72,12 @@ def similar(
     candidates: Float64[np.ndarray, "candidates pixels"], target: Float64[np.ndarray, "classes pixels"], number: int
 ) -> list[int]:
     """The candidates whose means are nearest to that of some target class."""
-    distances = np.linalg.norm(candidates[:, None] - target[None], axis=2).min(1)
-    return [int(k) for k in np.argsort(distances, kind="stable")[:number]]
+    return [int(k) for k in np.argsort(cdist(candidates, target).min(1), kind="stable")[:number]]
 
 
 def diverse(candidates: Float64[np.ndarray, "candidates pixels"], number: int) -> list[int]:
     """The two candidates furthest apart, then each time the one that is furthest from all that are taken."""
-    distances = np.linalg.norm(candidates[:, None] - candidates[None], axis=2)
+    distances = cdist(candidates, candidates)
     taken = [int(k) for k in np.unravel_index(distances.argmax(), distances.shape)][:number]
     while len(taken) < number:
         nearest = distances[taken].min(0)
