@@ -86,7 +86,7 @@ def fill(folder: Path, seeds: int) -> None:
 def wanted(folder: Path, seeds: int) -> list[Run]:
     """The grid."""
     data, _ = open_data(f"npz:{folder / 'data.npz'}", folder / "store" / "data")
-    return gutstein.runs(gutstein.design(Request(data, seeds=seeds)))
+    return gutstein.runs(gutstein.design(Request(data, seeds=seeds, experiments="levels")))
 
 
 def made_up(run: Run, number: int) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def again(folder: Path, seeds: int) -> int:
 
 
 def study(folder: Path, seeds: int, **more: Any) -> Any:
-    how = {"store": folder / "store", **more}
+    how = {"store": folder / "store", "experiments": "levels", **more}
     return api.study("gutstein", data=f"npz:{folder / 'data.npz'}", seeds=seeds, quiet=True, **how)
 
 

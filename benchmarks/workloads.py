@@ -49,13 +49,14 @@ def glyphs(place: Place) -> str:
 
 
 def gutstein_request(data: DataSet, place: Place) -> Request:
-    request = Request(data, scale="paper")
+    request = Request(data, scale="paper", experiments="levels")
     return replace(request, trials=2, shots=(1, 5), steps=60, source_steps=100) if place.quick else request
 
 
 def gutstein_command(place: Place) -> list[str]:
+    grid = ["study", "gutstein", "--experiments", "levels", "--data", glyphs(place), "--scale", "paper"]
     small = ["--trials", "2", "--shots", "1,5", "--steps", "60", "--source-steps", "100"]
-    return ["study", "gutstein", "--data", glyphs(place), "--scale", "paper", *(small if place.quick else [])]
+    return grid + small if place.quick else grid
 
 
 def gutstein_runs(data: DataSet, place: Place) -> list[Run]:

@@ -30,7 +30,8 @@ from layerwise.claims import (
     unpaired,
 )
 from layerwise.rows import COLUMNS, final, frame, pick, read, write
-from layerwise.studies.gutstein_claims import claims, words
+from layerwise.studies.gutstein_claims import claims
+from layerwise.studies.gutstein_words import words
 
 
 def test_t_interval_by_hand() -> None:

@@ -31,7 +31,7 @@ from layerwise.tasks import Task
 from layerwise.treatment import Treatment
 
 COMMAND = Path(sys.executable).with_name("layerwise")
-TINY = ["--seeds", "1", "--shots", "1,2", "--steps", "20", "--source-steps", "20"]
+TINY = ["--experiments", "levels", "--seeds", "1", "--shots", "1,2", "--steps", "20", "--source-steps", "20"]
 GOOD = ["--data", "npz:good.npz", *TINY]
 HOSTILE = ("<script>alert(1)</script>", '"quoted"', "a'b", "&amp;", "new\nline", "\x1b[31mred", "x,y", "p-q")
 LABELS = np.repeat(np.arange(8), 10)
@@ -614,7 +614,7 @@ def test_interrupted_says_what_is_stored_and_the_same_command_does_the_rest(
 
 CALL = (
     "import layerwise\n"
-    "options = dict(seeds=1, shots=[1], steps=5, source_steps=5, quiet=True)\n"
+    "options = dict(experiments='levels', seeds=1, shots=[1], steps=5, source_steps=5, quiet=True)\n"
     "found = layerwise.study('gutstein', data='npz:good.npz', **options)\n"
     "print(len(found.rows) > 0, [claim.id for claim in found.claims], found.report('page.html'))\n"
 )
@@ -631,6 +631,7 @@ def test_a_call_needs_no_main_guard(how: str) -> None:
 
 def test_a_study_in_a_notebook(capsys: pytest.CaptureFixture[str]) -> None:
     options = {"data": "npz:good.npz", "seeds": 1, "steps": 5, "source_steps": 5, "executor": "serial", "quiet": True}
+    options |= {"experiments": "levels"}
     planned = layerwise.study("gutstein", **options, shots=(1,), dry_run=True)
     assert (len(planned.rows), planned.claims, len(planned.plan["runs"])) == (0, (), 7)
     assert planned._repr_html_()

@@ -339,7 +339,7 @@ def test_a_study_from_the_command_line_on_a_private_cluster(tmp_path: Path) -> N
     labels = np.repeat(np.arange(8), 10)
     images = np.random.default_rng(0).integers(0, 255, (80, 32, 32), dtype=np.uint8)
     np.savez(tmp_path / "some.npz", images=images, labels=labels)
-    words = "study gutstein --data npz:some.npz --seeds 1 --shots 1,2 --steps 6 --source-steps 6"
+    words = "study gutstein --experiments levels --data npz:some.npz --seeds 1 --shots 1,2 --steps 6 --source-steps 6"
     command = [sys.executable, "-W", "error", "-c", "from layerwise.cli import main; main()", *words.split()]
     before = family_of_this_process()
     done = subprocess.run(

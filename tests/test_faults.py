@@ -37,8 +37,8 @@ from layerwise.treatment import Treatment
 from making import RECIPE, assert_close, contents, done_by, grid, planned, setting
 
 EXACT = replace(RECIPE, precision="float64")
-WORDS = ["study", "gutstein", "--data", "npz:good.npz", "--seeds", "1", "--shots", "1,2", "--steps", "60"]
-WORDS += ["--source-steps", "60", "--workers", "2"]
+WORDS = ["study", "gutstein", "--data", "npz:good.npz", "--experiments", "levels", "--seeds", "1", "--shots", "1,2"]
+WORDS += ["--steps", "60", "--source-steps", "60", "--workers", "2"]
 RUNS = 13
 DIED = re.compile(
     r"Failed: run [0-9a-f]{16} \([FTR\d]+\): (its worker died twice \(killed, or out of memory\); the same "
@@ -233,7 +233,12 @@ def test_a_report_that_does_not_fit_leaves_the_older_one_whole(
     disk = small_disk("2m")
     save_data(tmp_path)
     options = {"seeds": 1, "shots": [1], "steps": 5, "source_steps": 5, "executor": "serial", "quiet": True}
-    options |= {"data": f"npz:{tmp_path}/good.npz", "store": tmp_path / "store", "out": disk / "out"}
+    options |= {
+        "experiments": "levels",
+        "data": f"npz:{tmp_path}/good.npz",
+        "store": tmp_path / "store",
+        "out": disk / "out",
+    }
     found = layerwise.study("gutstein", **options)
     before = {path.name: path.read_bytes() for path in (disk / "out").iterdir()}
     assert {"report.html", "rows.parquet", "rows.csv", "claims.json", "plan.json"} <= before.keys()
@@ -323,6 +328,7 @@ def test_a_clock_that_jumps_back_all_the_time(tmp_path: Path, monkeypatch: pytes
     """The rows are those of a steady clock; what was stored is found again; durations are no dates."""
     here, steady = tmp_path / "here", tmp_path / "steady"
     options = {"shots": [1], "seeds": 1, "steps": 20, "source_steps": 20, "executor": "serial", "quiet": True}
+    options |= {"experiments": "levels"}
     save_data(tmp_path)
     undisturbed = layerwise.study("gutstein", data=f"npz:{tmp_path}/good.npz", store=steady, **options)
     now, now_ns, draw = time.time, time.time_ns, random.Random(0)

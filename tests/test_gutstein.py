@@ -1,5 +1,6 @@
 """Gutstein's protocol: the paper's grid exactly, and what is fitted where the data cannot give it."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,13 +35,18 @@ def data_like(classes: int, each: int, columns: dict[str, np.ndarray] | None = N
     return make("blank", images, labels, [f"k{c}" for c in range(classes)], columns)
 
 
+def grid(data: DataSet, **more: object) -> Request:
+    """A request for the paper's own grid."""
+    return Request(data, experiments="levels", **more)  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def sixty_two() -> DataSet:
     return data_like(62, 450)
 
 
 def test_paper_scale_is_the_papers_grid(sixty_two: DataSet) -> None:
-    found = list(cells(design(Request(sixty_two, scale="paper"))))
+    found = list(cells(design(grid(sixty_two, scale="paper"))))
     sources = [cell.run for cell in found if cell.trial is None]
     targets = [cell.run for cell in found if cell.trial is not None]
     assert (len(sources), len(targets), len({key(run) for run in targets})) == (1, 150, 150)
@@ -61,7 +67,7 @@ def test_paper_scale_is_the_papers_grid(sixty_two: DataSet) -> None:
 
 def test_what_is_compared_is_paired(sixty_two: DataSet) -> None:
     """All n of a trial share samples, codes and fresh weights; trials and class splits do not."""
-    found = [cell for cell in cells(design(Request(sixty_two, trials=2, seeds=2))) if cell.trial is not None]
+    found = [cell for cell in cells(design(grid(sixty_two, trials=2, seeds=2))) if cell.trial is not None]
     trials = [(cell.seed, cell.trial) for cell in found if cell.n == 0 and cell.run.task.shots == 1]
     assert len(trials) == 4
     fresh = [head(cell.run) for cell in found if cell.run.task.shots == 1]
@@ -90,7 +96,7 @@ def train_part(run: Run, data: DataSet) -> list[int]:
 
 
 def test_demo_has_five_sources_with_their_own_classes(sixty_two: DataSet) -> None:
-    made = design(Request(sixty_two))
+    made = design(grid(sixty_two))
     found = list(cells(made))
     sources = {cell.run for cell in found if cell.trial is None}
     assert len({source.task.classes for source in sources}) == len(sources) == 5
@@ -102,13 +108,13 @@ def test_demo_has_five_sources_with_their_own_classes(sixty_two: DataSet) -> Non
 
 
 def test_few_classes_are_halved() -> None:
-    made = list(cells(design(Request(data_like(10, 450)))))
+    made = list(cells(design(grid(data_like(10, 450)))))
     assert {len(cell.run.task.classes) for cell in made} == {5}
-    assert design(Request(data_like(10, 450), scale="paper")).parts == Parts("random", 112)
+    assert design(grid(data_like(10, 450), scale="paper")).parts == Parts("random", 112)
 
 
 def test_few_samples_are_said() -> None:
-    made = design(Request(data_like(8, 20), scale="paper"))
+    made = design(grid(data_like(8, 20), scale="paper"))
     assert made.scale.shots == (1, 5, 10)
     assert made.scale.source_shots == 15
     assert made.source.stop_at is None
@@ -124,17 +130,17 @@ def test_few_samples_are_said() -> None:
 
 def test_asking_for_more_than_there_is_is_an_error() -> None:
     with pytest.raises(StudyError) as caught:
-        design(Request(data_like(8, 20), shots=(1, 40)))
+        design(grid(data_like(8, 20), shots=(1, 40)))
     assert str(caught.value) == "--shots 40: the smallest class has 15 training images; ask for at most that"
 
 
 def test_hands_that_were_seen_are_not_tested() -> None:
     """55 writers, one image of each class each, up to 40 samples: writers 0 to 39 train, 40 to 54 test."""
     data = data_like(8, 55, {"writer": np.tile(np.arange(55), 8)})
-    made = design(Request(data, scale="paper"))
+    made = design(grid(data, scale="paper"))
     assert made.parts == Parts("writer", 250, tuple(map(str, range(40, 55))))
     assert made.scale.source_shots == 40
-    asked = design(Request(data, scale="paper", hold_out="writer:50-54"))
+    asked = design(grid(data, scale="paper", hold_out="writer:50-54"))
     assert asked.parts.held_out == ("50", "51", "52", "53", "54")
     for cell in cells(made):
         found = examples(cell.run.task, data.labels, data.columns, data.class_names)
@@ -145,7 +151,7 @@ def test_hands_that_were_seen_are_not_tested() -> None:
 def test_fewer_shots_change_neither_the_source_nor_the_test() -> None:
     """Bug: the largest number of samples asked for sized the training part, and so the source and the test part."""
     data = data_like(8, 55, {"writer": np.tile(np.arange(55), 8)})
-    few, all_of_them = (design(Request(data, scale="paper", shots=shots)) for shots in ((1, 5), None))
+    few, all_of_them = (design(grid(data, scale="paper", shots=shots)) for shots in ((1, 5), None))
     assert few.parts == all_of_them.parts
     assert (few.scale.source_shots, few.source) == (40, all_of_them.source)
 
@@ -153,7 +159,7 @@ def test_fewer_shots_change_neither_the_source_nor_the_test() -> None:
 def test_too_few_hands_are_still_kept_apart() -> None:
     """Bug: where no part of the writers was enough to train on, images were drawn, and hands were on both sides."""
     data = data_like(8, 30, {"writer": np.tile(np.arange(30), 8)})
-    made = design(Request(data))
+    made = design(grid(data))
     assert made.parts == Parts("writer", 100, tuple(map(str, range(23, 30))))
     assert made.scale.shots == (1, 5, 10)
     uneven = np.concatenate([np.arange(330), [330]])  # a ninth class with a single image
@@ -161,13 +167,20 @@ def test_too_few_hands_are_still_kept_apart() -> None:
     images = np.zeros((len(labels), 1, 32, 32), np.uint8)
     images[:, 0, 0, 0] = uneven % 256
     data = make("blank", images, labels, [f"k{c}" for c in range(7)], {"writer": writer})
-    assert design(Request(data, classes="0-5")).parts.held_out == tuple(map(str, range(40, 55)))
+    assert design(grid(data, classes="0-5")).parts.held_out == tuple(map(str, range(40, 55)))
+
+
+def test_the_grid_keeps_its_keys(sixty_two: DataSet) -> None:
+    """What users have stored stays theirs: the runs of the grid are named as they ever were."""
+    for scale, count, digest in (("demo", 125, "1fcb73eeb7e316a1"), ("paper", 151, "df38c8661dd3b079")):
+        names = [key(run) for run in runs(design(grid(sixty_two, scale=scale)))]
+        assert (len(names), hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]) == (count, digest)
 
 
 def test_more_trials_and_seeds_rename_nothing(sixty_two: DataSet) -> None:
     """Bug: the second trial of a source took the name of another source's first."""
     few, trials, seeds = (
-        {key(run) for run in runs(design(Request(sixty_two, seeds=s, trials=t)))} for s, t in ((2, 1), (2, 3), (4, 1))
+        {key(run) for run in runs(design(grid(sixty_two, seeds=s, trials=t)))} for s, t in ((2, 1), (2, 3), (4, 1))
     )
     assert few < trials
     assert few < seeds
@@ -175,31 +188,31 @@ def test_more_trials_and_seeds_rename_nothing(sixty_two: DataSet) -> None:
 
 def test_chars74k_as_it_is(shared: Callable[[str], Path], tmp_path: Path) -> None:
     data, _ = open_data(f"npz:{shared('chars74k/chars74k_hnd.npz')}", tmp_path)
-    made = design(Request(data, scale="paper"))
+    made = design(grid(data, scale="paper"))
     assert made.parts.held_out == tuple(map(str, range(40, 55)))
     assert (made.scale.source_shots, max(made.scale.shots), made.source.stop_at) == (40, 40, None)
     assert len(runs(made)) == 151
 
 
 def test_known_classes_and_class_lists(sixty_two: DataSet) -> None:
-    made = list(cells(design(Request(sixty_two, known="0-4", classes="0-9", seeds=1))))
+    made = list(cells(design(grid(sixty_two, known="0-4", classes="0-9", seeds=1))))
     assert made[0].run.task.classes == (0, 1, 2, 3, 4)
     assert {cell.run.task.classes for cell in made[1:]} == {(5, 6, 7, 8, 9)}
-    many = list(cells(design(Request(sixty_two, known="0-4", seeds=3))))
+    many = list(cells(design(grid(sixty_two, known="0-4", seeds=3))))
     drawn = {cell.run.task.classes for cell in many if cell.trial is not None}
     assert len(drawn) == 3  # twenty of the other 57, anew for each seed
     assert {len(classes) for classes in drawn} == {20}
 
 
 def test_a_source_that_learnt_too_little_is_said(sixty_two: DataSet) -> None:
-    made = design(Request(sixty_two, seeds=2))
+    made = design(grid(sixty_two, seeds=2))
     about = {"quantity": "accuracy", "split": "train", "step": 3_000, "trial": None}
     rows = frame([{**about, "run_key": str(seed), "seed": seed, "value": (0.61, 0.95)[seed]} for seed in range(2)])
     assert remarks(made, rows) == ["source of seed 0: right on 61.0% of its training samples in the end, not 94%"]
-    assert remarks(design(Request(sixty_two, source_steps=9)), rows) == []
+    assert remarks(design(grid(sixty_two, source_steps=9)), rows) == []
     learnt = {1: 1.0, 40: 0.8}
     scratch = [{**about, "run_key": f"t{k}", "trial": 0, "n": 0, "shots": k, "value": v} for k, v in learnt.items()]
-    assert remarks(design(Request(sixty_two, source_steps=9)), frame(scratch)) == [
+    assert remarks(design(grid(sixty_two, source_steps=9)), frame(scratch)) == [
         "from scratch with 40 samples per class: right on 80% of training samples in the end; these nets have not "
         "finished learning, so that what transfer gains is partly speed (see --steps)"
     ]
@@ -224,12 +237,12 @@ def test_a_source_that_learnt_too_little_is_said(sixty_two: DataSet) -> None:
 )
 def test_options_that_do_not_go(sixty_two: DataSet, asked: dict[str, str], message: str) -> None:
     with pytest.raises(StudyError) as caught:
-        design(Request(sixty_two, **asked))  # type: ignore[arg-type]
+        design(grid(sixty_two, **asked))
     assert str(caught.value).startswith(message)
 
 
 def test_another_net_has_its_own_levels(sixty_two: DataSet) -> None:
-    made = design(Request(sixty_two, net="lenet5relu", seeds=1))
+    made = design(grid(sixty_two, net="lenet5relu", seeds=1))
     assert {cell.n for cell in cells(made)} == {0, 1, 2, 3}
 
 
@@ -240,7 +253,7 @@ def test_unknown_study() -> None:
 
 def test_rows_say_what_the_store_has(blobs: DataSet, tmp_path: Path) -> None:
     """From design to rows through real training: every number of the rows is in the store's records."""
-    made = design(Request(blobs, seeds=2, shots=(1, 2), steps=10, source_steps=10))
+    made = design(grid(blobs, seeds=2, shots=(1, 2), steps=10, source_steps=10))
     wanted = runs(made)
     here = setting(tmp_path, blobs, wanted)
     assert {outcome.state for outcome in done_by(wanted, here)} == {"done"}

@@ -14,8 +14,8 @@ import pytest
 
 STUDY = [
     sys.executable, "-c", "from layerwise.cli import main; main()",
-    "study", "gutstein", "--data", "digits", "--resize", "32", "--seeds", "2", "--shots", "1,5", "--steps", "60",
-    "--source-steps", "80", "--workers", "2",
+    "study", "gutstein", "--experiments", "levels", "--data", "digits", "--resize", "32", "--seeds", "2",
+    "--shots", "1,5", "--steps", "60", "--source-steps", "80", "--workers", "2",
 ]  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def _tidy(table: pd.DataFrame, y: str, layers: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _given(table: pd.DataFrame) -> str:
+def given(table: pd.DataFrame) -> str:
     """The sentence on what the intervals are over."""
     if table.empty:
         return "Nothing was measured."
@@ -160,7 +160,7 @@ def levels(rows: pd.DataFrame, shots: int | None = None, layers: Sequence[str] =
         x_title="layers kept", y_title="test accuracy", colour_title="samples per class", tooltip=["interval"],
     )  # fmt: skip
     caption = "Each point: the mean over class splits of the mean over trials. "
-    return Figure("Test accuracy against layers kept", caption + _given(table), chart, table)
+    return Figure("Test accuracy against layers kept", caption + given(table), chart, table)
 
 
 def _extremes(rows: pd.DataFrame, shots: int, layers: Sequence[str]) -> Figure:
@@ -192,7 +192,7 @@ def learning(rows: pd.DataFrame, shots: int, layers: Sequence[str] = ()) -> Figu
         colour_title="layers kept", continuous=True, size=30, tooltip=["interval"],
     )  # fmt: skip
     title = f"Learning curves with {_samples(shots)} per class"
-    return Figure(title, "Mean test accuracy after each step. " + _given(table), chart, table, "learning")
+    return Figure(title, "Mean test accuracy after each step. " + given(table), chart, table, "learning")
 
 
 def gap(rows: pd.DataFrame, layers: Sequence[str] = ()) -> Figure:
@@ -207,4 +207,4 @@ def gap(rows: pd.DataFrame, layers: Sequence[str] = ()) -> Figure:
         y_title="training minus test accuracy", colour_title="samples per class", tooltip=["interval"],
     )  # fmt: skip
     caption = "How much better a net does on what it was trained on than on what it has not seen, at the end. "
-    return Figure("Gap between training and test accuracy", caption + _given(table), chart, table, "learning")
+    return Figure("Gap between training and test accuracy", caption + given(table), chart, table, "learning")

@@ -2,13 +2,22 @@
 
 import pandas as pd
 
+from layerwise.report import gutstein_beyond
 from layerwise.report.figures import Figure, gap, learning, levels
 from layerwise.rows import pick
 
 
 def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
-    """Accuracy against levels kept, its range over trials, learning curves, and the gap."""
+    """The paper's grid, and the experiments that its authors wanted next: those that were run."""
     layers = pick(rows, quantity="parameters")["layer"].tolist()
+    return (
+        *grid(rows[rows["experiment"].fillna("levels").eq("levels")], layers),
+        *gutstein_beyond.figures(rows, layers),
+    )
+
+
+def grid(rows: pd.DataFrame, layers: list[str]) -> tuple[Figure, ...]:
+    """Accuracy against levels kept, its range over trials, learning curves, and the gap."""
     shots = sorted({int(k) for k in rows.loc[rows["trial"].notna(), "shots"]})
     if not shots:
         return ()

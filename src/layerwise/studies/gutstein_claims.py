@@ -1,4 +1,4 @@
-"""What Gutstein et al. claim, G1 to G7, each as the one contrast that was written before the numbers; and the answer.
+"""What Gutstein et al. claim, G1 to G7, each as the one contrast that was written before the numbers.
 
 A grid has a line per (target task, seed, trial) and a column per (shots, n), so that every contrast pairs runs of one
 class split, one source, one trial: they share samples, codes, fresh weights and data order.
@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from layerwise.claims import FEWEST_CLUSTERS, RULES, Claim, Kind, decide, direction, over_clusters, unmeasured
+from layerwise.claims import RULES, Claim, Kind, decide, unmeasured
 from layerwise.rows import final, pick
+from layerwise.studies.gutstein_beyond_claims import beyond_claims
 
 PAPER = "Gutstein et al."
 TABLE_1 = {"C1": 156, "S2": 12, "C3": 1_516, "S4": 32, "C5": 48_120, "F6": 2_420}
@@ -34,7 +35,7 @@ class Grids:
     @classmethod
     def of(cls, rows: pd.DataFrame) -> "Grids":
         """The grids of a table; there are as many n as the net has levels."""
-        targets = rows[rows["trial"].notna()]
+        targets = levels(rows)
         shots = sorted({int(k) for k in targets["shots"]})
         depth = len(pick(rows, quantity="parameters"))
         columns = pd.MultiIndex.from_product([shots, range(depth)], names=COLUMN)
@@ -69,8 +70,18 @@ class Grids:
         return pd.DataFrame(slopes).mean(axis=1, skipna=False)
 
 
+def levels(rows: pd.DataFrame) -> pd.DataFrame:
+    """The target nets of the paper's grid."""
+    return rows[rows["trial"].notna() & rows["experiment"].fillna("levels").eq("levels")]
+
+
 def claims(rows: pd.DataFrame) -> list[Claim]:
-    """G1 to G7 held against the rows."""
+    """The paper's claims, then ours on what its authors wanted next, held against the rows."""
+    return [*paper_claims(rows), *beyond_claims(rows)]
+
+
+def paper_claims(rows: pd.DataFrame) -> list[Claim]:
+    """G1 to G7."""
     grids = Grids.of(rows)
     top, shots, every = grids.top, grids.shots, list(range(grids.top + 1))
     if not shots or top < 2:
@@ -91,7 +102,8 @@ def claims(rows: pd.DataFrame) -> list[Claim]:
         _claim(
             grids,
             "G3: The benefit of transfer shrinks as samples grow",
-            f"fall, per doubling of the samples, of (test accuracy, mean of n = 1..{top} minus n = 0)",
+            "interaction of transfer with log2(samples per class): fall, per doubling of the samples, of "
+            f"(test accuracy, mean of n = 1..{top} minus n = 0); a slope for each class split",
             -_slope(grids.benefit(), np.log2(shots)) if len(shots) > 1 else None,
             (shots, every),
             top * len(shots),
@@ -183,77 +195,3 @@ def _steps_to_common_level(curve: pd.DataFrame) -> pd.DataFrame:
     curve = curve.join(level, on=group)
     reached = curve[curve["value"] >= curve["level"]]
     return reached.groupby([*LINE, *COLUMN])["step"].min().astype(float).rename("value").reset_index()
-
-
-def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ...]]:
-    """The answer in one paragraph, and three findings; every number is a mean over class splits."""
-    grids = Grids.of(rows)
-    if not grids.shots or grids.top < 2:
-        return "No transfer was measured.", ()
-    layers = pick(rows, quantity="parameters")["layer"].tolist()
-    top = grids.top
-    answer = (
-        f"Copying and freezing the bottom {top - 1} levels ({layers[0]} to {layers[top - 2]}) {_told(grids, top - 1)}. "
-        f"Keeping {layers[top - 1]} as well, so that only the last level learns, {_told(grids, top)}. {_basis(rows)}"
-    )
-    by = {claim.id: claim for claim in made}
-    return answer, (
-        _said(by["G2"], "With 1 and 5 samples per class, keeping levels changes test accuracy by {} points on average"),
-        _said(by["G3"], "With each doubling of the samples, what transfer brings changes by {} points", sign=-1),
-        _said(
-            by["G4"], "With only the last level learning, more than 10 samples per class bring {} points of accuracy"
-        ),
-    )
-
-
-def _told(grids: Grids, n: int) -> str:
-    """What keeping n levels does with the fewest and the most samples."""
-    return ", and ".join(_effect(grids, n, shots) for shots in dict.fromkeys((grids.shots[0], grids.shots[-1])))
-
-
-def _effect(grids: Grids, n: int, shots: int) -> str:
-    """One difference in words: helps and hurts are verdicts, by the rule of all claims."""
-    gain, samples = grids.gain(n)[shots].dropna(), "1 sample" if shots == 1 else f"{shots} samples"
-    if gain.empty:
-        return f"was not measured with {samples} per class"
-    mean = over_clusters(gain, 0.95)
-    here, scratch = (
-        f"{over_clusters(grids.accuracy[shots, k][gain.index], 0.95).estimate:.1%}".replace("%", " %") for k in (n, 0)
-    )
-    if mean.clusters < FEWEST_CLUSTERS:
-        return f"gives {here} test accuracy with {samples} per class, against {scratch} from scratch"
-    effects = {"reproduced": "helps", "contradicted": "hurts", "undecided": "makes no clear difference"}
-    effect = effects[direction(mean.bounds, mean.clusters)]
-    return f"{effect} with {samples} per class ({here} test accuracy, {scratch} from scratch)"
-
-
-def _basis(rows: pd.DataFrame) -> str:
-    """What the numbers are means over, and what they can tell."""
-    targets = rows[rows["trial"].notna()]
-    splits, sources = targets["target_task"].nunique(), targets["seed"].nunique()
-    if splits >= FEWEST_CLUSTERS:
-        return (
-            f"These are means over {splits} class splits, each with its own source net; helps and hurts mean that the "
-            "95 % interval of the paired difference leaves out zero."
-        )
-    basis = f"{splits} class splits" if splits > 1 else "one class split"
-    nets = f"{sources} source nets" if sources > 1 else "one source net"
-    return f"These are means over {basis} and {nets}: under {FEWEST_CLUSTERS} class splits decide nothing."
-
-
-def _points(value: float) -> str:
-    """A change in percentage points; one that would round to nothing has a digit more."""
-    digits = 2 if 0.005 <= abs(100 * value) < 0.05 else 1
-    return f"{100 * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _said(claim: Claim, sentence: str, *, sign: int = 1) -> str:
-    """A finding: the contrast (times the sign) in points with its interval, and the verdict on the paper's claim."""
-    if claim.estimate is None:
-        return f"{claim.statement}: not measured, the runs that it needs were not made."
-    told = sentence.format(_points(sign * claim.estimate))
-    if claim.interval:
-        low, high = map(_points, sorted(sign * bound for bound in claim.interval))
-        given = claim.rule.partition("this interval is ")[2]
-        told += f" ({100 * (claim.level or 0):.0f} % interval {low} to {high}{', ' * bool(given)}{given})"
-    return f"{told}. The paper's claim {claim.id} is {claim.verdict}."
