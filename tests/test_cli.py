@@ -83,7 +83,8 @@ MISTAKES = {
     ),
     "unknown data": (
         ["gutstein", "--data", "digit"],
-        "DataError: unknown data 'digit'; did you mean 'digits'? (known: digits, folder, glyphs, mnist, npz, parquet)",
+        "DataError: unknown data 'digit'; did you mean 'digits'? "
+        "(known: digits, folder, glyphs, mnist, npz, parquet, stimuli)",
     ),
     "unknown scale": (["gutstein", *GOOD, "--scale", "papre"],
         "StudyError: unknown scale 'papre'; did you mean 'paper'? (known: demo, paper)"),
