@@ -10,9 +10,9 @@ from layerwise.data.stimuli import CHUNK, ELEMENTS, KINDS, Drawn, Kind, draw, po
 from layerwise.errors import DataError
 
 
-def bar(angle: float, right: float = 0.0, down: float = 0.0, size: int = 8) -> np.ndarray:
-    """The picture of one bar; it is 0.8 sizes long and a quarter wide."""
-    return rendered(np.array([[[angle]]]), np.array([[[[right, down]]]]), size)[0]
+def bar(angle: float, right: float = 0.0, down: float = 0.0, size: int = 10) -> np.ndarray:
+    """The picture of one bar; it is 0.9 sizes long and 0.3 wide."""
+    return rendered(np.array([[[float(angle)]]]), np.array([[[[right, down]]]]), size)[0]
 
 
 def axes(picture: np.ndarray) -> np.ndarray:
@@ -36,9 +36,10 @@ def turned(angles: np.ndarray, by: float) -> np.ndarray:
 
 
 def test_one_bar_by_hand() -> None:
-    """6.4 pixels long and 2 wide, in the middle of 8x8: two rows of six whole pixels and a fifth of one at each end."""
-    wanted = np.zeros((8, 8), np.uint8)
-    wanted[3:5] = [51, 255, 255, 255, 255, 255, 255, 51]
+    """9 pixels long and 3 wide, in the middle of 10x10: two whole rows of eight pixels, half rows and half ends."""
+    wanted = np.zeros((10, 10), np.uint8)
+    wanted[4:6] = [128, *[255] * 8, 128]
+    wanted[[3, 6]] = [64, *[128] * 8, 64]
     np.testing.assert_array_equal(bar(0), wanted)
     np.testing.assert_array_equal(bar(180), wanted)
     np.testing.assert_array_equal(bar(90), wanted.T)
@@ -46,20 +47,20 @@ def test_one_bar_by_hand() -> None:
 
 def test_angles_turn_counterclockwise() -> None:
     picture = bar(30).astype(int)
-    assert picture[:4, 4:].sum() > 3 * picture[:4, :4].sum(), "up on the right"
+    assert picture[:5, 5:].sum() > 3 * picture[:5, :5].sum(), "up on the right"
     np.testing.assert_array_equal(bar(-30), picture[::-1])
     np.testing.assert_array_equal(bar(150), picture[:, ::-1])
 
 
 def test_shifts_are_to_the_right_and_down_in_distances_of_bars() -> None:
-    np.testing.assert_array_equal(bar(0, down=0.25), np.roll(bar(0), 2, 0))
-    np.testing.assert_array_equal(bar(90, right=0.125), np.roll(bar(90), 1, 1))
+    np.testing.assert_array_equal(bar(0, down=0.2), np.roll(bar(0), 2, 0))
+    np.testing.assert_array_equal(bar(90, right=0.1), np.roll(bar(90), 1, 1))
 
 
 @pytest.mark.parametrize("angle", range(0, 180, 15))
 def test_every_angle_has_as_much_light(angle: int) -> None:
     """Else the brightness of an array would tell its odd bar."""
-    assert bar(angle, size=32).sum() / 255 == pytest.approx(0.8 * 32 * 0.25 * 32, rel=0.02)
+    assert bar(angle, size=32).sum() / 255 == pytest.approx(0.9 * 32 * 0.3 * 32, rel=0.02)
 
 
 def test_bars_stay_in_their_cells() -> None:
@@ -68,7 +69,7 @@ def test_bars_stay_in_their_cells() -> None:
 
 @pytest.fixture(scope="module")
 def large() -> Drawn:
-    """Twenty arrays of each kind, their bars 16 pixels long."""
+    """Twenty arrays of each kind, their bars 18 pixels long."""
     return draw(20, 3, size=20 * ELEMENTS)
 
 

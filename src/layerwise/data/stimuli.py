@@ -22,11 +22,11 @@ from layerwise.errors import DataError
 from layerwise.randomness import generator
 
 SIZE = 32  # pixels of a side, which the small nets for grey images here take
-ELEMENTS = 5  # bars in a row, and rows: see layerwise.studies.hierarchy for why not 7
+ELEMENTS = 5  # bars in a row, and rows; 7 of them, as people saw, have under 5 pixels each
 STARTS = (0, 45, 90, 135)  # of the quarter turns, in degrees counterclockwise from horizontal
 DIFFERENCES = (30, 16)  # degrees; easy and hard
 SIDES = ("left", "right")  # the columns before and after the middle one
-LENGTH, WIDTH, JITTER = 0.8, 0.25, 0.1  # of a bar, and its shift at most: in distances from bar to bar
+LENGTH, WIDTH, JITTER = 0.9, 0.3, 0.03  # of a bar, and its shift at most: in distances from bar to bar
 FINEST = 4  # pixels from bar to bar, below which orientations can no longer be seen
 CHUNK = 100  # arrays drawn at once, always: a fixed shape gives the same bits however many are asked for
 
