@@ -25,11 +25,10 @@ def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
 
 def contact_sheet() -> Figure:
     """A few arrays of the first kinds: drawn for this page, of no run."""
-    shown = KINDS[:5]
-    tiles = [
-        np.pad(rendered(*(part[:SHOWN] for part in next(arrays(kind, 0))[:2]), SIDE), ((0, 0), (GAP, GAP), (GAP, GAP)))
-        for kind in shown
-    ]
+    shown, tiles = KINDS[:5], []
+    for kind in shown:
+        angles, shifts, _, _ = next(arrays(kind, 0))
+        tiles.append(np.pad(rendered(angles[:SHOWN], shifts[:SHOWN], SIDE), ((0, 0), (GAP, GAP), (GAP, GAP))))
     sheet = Image.fromarray(np.concatenate([np.concatenate(list(line), 1) for line in tiles]))
     written = BytesIO()
     sheet.save(written, "PNG")

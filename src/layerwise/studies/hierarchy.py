@@ -16,7 +16,7 @@ A cluster is a quarter turn with a side, drawn without replacement, its own two 
 
 Neither paper says how a net should be trained on this. Bars, their jitter, the size of the array (5x5, not 7x7: at 32
 pixels bars need the room), rate and steps were chosen on three worlds by one thing alone: that nets learn the hard
-difference to about 90 % of new images, as people did, within the steps of the demo. With a jitter of a tenth of the
+difference to 80 or 90 % of new images within the steps of the demo. With a jitter of a tenth of the
 distance between bars they did not learn it at all, and at 4 times this rate nothing.
 """
 

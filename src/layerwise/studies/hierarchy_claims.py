@@ -130,12 +130,15 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
     if ends.empty:
         return "No net was trained.", ()
     elsewhere = pick(rows, quantity="untouched_accuracy", group=ELSEWHERE)
-    means = elsewhere.groupby(["condition", "group"])["value"].mean()
+    means = {group: _by_difficulty(pick(elsewhere, group=group)).mean() for group in ELSEWHERE}
     told = []
-    for one, own in _by_difficulty(ends).mean().items():
-        there = [f"{_percent(means[one, place])} at {place}" for place in ELSEWHERE if (one, place) in means.index]
+    own = _by_difficulty(ends).mean()
+    for one in map(str, own.index):
+        there = [f"{_percent(mean[one])} at {place}" for place, mean in means.items() if one in mean]
         untouched = f"; untouched, they are right on {' and '.join(there)}" * bool(there)
-        told.append(f"Nets that learnt the {one} difference are right on {_percent(own)} of new images{untouched}.")
+        told.append(
+            f"Nets that learnt the {one} difference are right on {_percent(own[one])} of new images{untouched}."
+        )
     worlds = ends["seed"].nunique()
     decide_nothing = f": under {FEWEST_CLUSTERS} decide nothing" * (worlds < FEWEST_CLUSTERS)
     basis = f"Chance is 50 %. These are means over {worlds} worlds, each with its own orientations, side and nets"
