@@ -276,6 +276,14 @@ def test_a_net_that_learnt_too_little_is_said(bars: DataSet) -> None:
     ]
 
 
+def test_places_at_which_there_is_nothing_to_compare_are_said(bars: DataSet) -> None:
+    rows = made_up(there=(0.54, 0.5))
+    assert remarks(design(Request(bars, shots=(5,))), rows) == [
+        "at new orientations untouched nets are right on 54.0% after easy training and 50.0% after hard training: near "
+        "chance, so there is little to compare"
+    ]
+
+
 def test_figures_show_the_rows() -> None:
     sheet, untouched, relearnt, learnt, drift = figures(made_up())
     assert [one.section for one in (sheet, untouched, relearnt, learnt, drift)] == [

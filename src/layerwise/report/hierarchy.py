@@ -19,7 +19,9 @@ BANDS = "95 % interval of the mean over worlds, each with its own orientations, 
 
 def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
     """What was measured of these, in this order."""
-    made = (contact_sheet(), untouched(rows), relearning(rows), learning(rows), drift(rows))
+    shots = sorted({int(k) for k in pick(rows, experiment="relearning")["shots"].dropna()})
+    shown = dict.fromkeys((shots[0], shots[-1])) if shots else ()
+    made = (contact_sheet(), untouched(rows), *(relearning(rows, k) for k in shown), learning(rows), drift(rows))
     return tuple(figure for figure in made if len(figure.table))
 
 
@@ -33,8 +35,9 @@ def contact_sheet() -> Figure:
     written = BytesIO()
     sheet.save(written, "PNG")
     address = f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
-    chart = alt.Chart(pd.DataFrame({"picture": [address]})).mark_image(width=sheet.width, height=sheet.height)
-    chart = chart.encode(url="picture:N").properties(width=sheet.width, height=sheet.height)
+    size = {"width": sheet.width, "height": sheet.height}
+    chart = alt.Chart(pd.DataFrame({"picture": [address]})).mark_image(align="left", baseline="top", **size)
+    chart = chart.encode(url="picture:N", x=alt.value(0), y=alt.value(0)).properties(**size)
     table = pd.DataFrame({"line": range(1, len(shown) + 1), "kind": [kind.name for kind in shown]})
     caption = "A line for each kind of array, with examples drawn anew. Odd: one bar by so many degrees, on that side."
     return Figure("The task: is there an odd one?", caption, alt.layer(chart), table, "learning")
@@ -55,7 +58,7 @@ def untouched(rows: pd.DataFrame) -> Figure:
     )
     points = base.mark_point(filled=True, size=90).encode(
         y=up,
-        shape=alt.Shape("condition:N", title="trained on").scale(range=list(SHAPES[:2])),
+        shape=alt.Shape("condition:N", legend=None).scale(range=list(SHAPES[:2])),
         tooltip=["condition", "group", *(alt.Tooltip(name, format=".1%") for name in ("accuracy", "low", "high"))],
     )
     chance = alt.Chart(pd.DataFrame({"chance": [0.5]})).mark_rule(strokeDash=[4, 3], opacity=0.6).encode(y="chance:Q")
@@ -63,11 +66,10 @@ def untouched(rows: pd.DataFrame) -> Figure:
     return Figure("What easy and hard training carry over", caption, layered(spread, points, chance), table)
 
 
-def relearning(rows: pd.DataFrame) -> Figure:
-    """Accuracy elsewhere after few samples, against layers kept."""
+def relearning(rows: pd.DataFrame, shots: int) -> Figure:
+    """Accuracy elsewhere after so many samples of a class, against layers kept."""
     layers = pick(rows, quantity="parameters")["layer"].tolist()
-    found = ends(pick(rows, experiment="relearning"))
-    found = found[found["shots"] == found["shots"].min()]
+    found = ends(pick(rows, experiment="relearning", shots=shots))
     found = found.assign(series=found["condition"] + ", " + found["group"])
     table = _named(over_clusters(found, ["series", "n"]), "test_accuracy", "n")
     table.insert(1, "kept", [kept_name(int(n), layers) for n in table["n"]])
@@ -75,9 +77,8 @@ def relearning(rows: pd.DataFrame) -> Figure:
         table, "kept", "test_accuracy", "series", "low", "high", x_title="layers kept",
         y_title="test accuracy", colour_title="difference, and where", ordered=False,
     )  # fmt: skip
-    shots = int(found["shots"].min()) if len(found) else 0
-    caption = f"{shots} samples per class at the new place; 0 layers kept is learning from scratch. Bands: {BANDS}"
-    return Figure("Relearning elsewhere, against layers kept", caption, chart, table)
+    caption = f"0 layers kept is learning from scratch. Bands: {BANDS}"
+    return Figure(f"Relearning elsewhere from {shots} samples per class, by layers kept", caption, chart, table)
 
 
 def learning(rows: pd.DataFrame) -> Figure:
