@@ -35,9 +35,9 @@ def contact_sheet() -> Figure:
     written = BytesIO()
     sheet.save(written, "PNG")
     address = f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
-    size = {"width": sheet.width, "height": sheet.height}
-    chart = alt.Chart(pd.DataFrame({"picture": [address]})).mark_image(align="left", baseline="top", **size)
-    chart = chart.encode(url="picture:N", x=alt.value(0), y=alt.value(0)).properties(**size)
+    chart = alt.Chart(pd.DataFrame({"picture": [address]})).properties(width=sheet.width, height=sheet.height)
+    chart = chart.mark_image(align="left", baseline="top", width=sheet.width, height=sheet.height)
+    chart = chart.encode(url="picture:N", x=alt.value(0), y=alt.value(0))
     table = pd.DataFrame({"line": range(1, len(shown) + 1), "kind": [kind.name for kind in shown]})
     caption = "A line for each kind of array, with examples drawn anew. Odd: one bar by so many degrees, on that side."
     return Figure("The task: is there an odd one?", caption, alt.layer(chart), table, "learning")
