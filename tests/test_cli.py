@@ -26,6 +26,7 @@ from layerwise.nets import NETS
 from layerwise.randomness import canonical
 from layerwise.run import Recipe, Run, key, key_of
 from layerwise.store import Store
+from layerwise.studies import STUDIES
 from layerwise.studies.request import Request, available, fit_parts
 from layerwise.tasks import Task
 from layerwise.treatment import Treatment
@@ -76,14 +77,18 @@ def process(*words: str, **options: object) -> "subprocess.CompletedProcess[str]
 
 
 MISTAKES = {
-    "unknown study": (["gutstien"], "StudyError: unknown study 'gutstien'; did you mean 'gutstein'? (known: gutstein)"),
+    "unknown study": (
+        ["gutstien"],
+        f"StudyError: unknown study 'gutstien'; did you mean 'gutstein'? (known: {', '.join(sorted(STUDIES))})",
+    ),
     "unknown net": (
         ["gutstein", *GOOD, "--net", "lenet"],
         f"StudyError: unknown net 'lenet'; did you mean 'lenet5'? (known: {', '.join(sorted(NETS))})",
     ),
     "unknown data": (
         ["gutstein", "--data", "digit"],
-        "DataError: unknown data 'digit'; did you mean 'digits'? (known: digits, folder, glyphs, mnist, npz, parquet)",
+        "DataError: unknown data 'digit'; did you mean 'digits'? "
+        "(known: digits, folder, glyphs, mnist, npz, parquet, stimuli)",
     ),
     "unknown scale": (["gutstein", *GOOD, "--scale", "papre"],
         "StudyError: unknown scale 'papre'; did you mean 'paper'? (known: demo, paper)"),

@@ -201,7 +201,7 @@ def test_loading_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_unknown_name(tmp_path: Path) -> None:
-    known = "digits, folder, glyphs, mnist, npz, parquet"
+    known = "digits, folder, glyphs, mnist, npz, parquet, stimuli"
     with says(f"unknown data 'glyph'; did you mean 'glyphs'? (known: {known})"):
         open_data("glyph", tmp_path)
 

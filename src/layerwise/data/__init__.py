@@ -31,17 +31,37 @@ VERSION = 1  # of the readers: raised whenever one gives other arrays for the sa
 
 def read_glyphs(argument: str, options: Options) -> DataSet:
     """The drawn characters: "500:0" is 500 of each class with seed 0."""
-    numbers = re.fullmatch(r"([1-9][0-9]{0,4})(?::([0-9]{1,18}))?", argument or "500")
-    if numbers is None:
-        raise DataError(
-            f"'glyphs:{argument}' is not glyphs:PER_CLASS:SEED, two whole numbers such as glyphs:500:0 "
-            "(at most 99999 per class)"
-        )
+    per_class, seed = _counted("glyphs", argument, 500)
     from layerwise.data import glyphs  # it imports torch, which takes seconds
 
-    images, labels = glyphs.draw(int(numbers[1]), int(numbers[2] or 0))
-    name = f"glyphs:{argument}" if argument else "glyphs"
-    return make(name, fit(images, options), labels, tuple(glyphs.CHARACTERS))
+    images, labels = glyphs.draw(per_class, seed)
+    return make(_named("glyphs", argument), fit(images, options), labels, tuple(glyphs.CHARACTERS))
+
+
+def read_stimuli(argument: str, options: Options) -> DataSet:
+    """The drawn arrays of bars: "3000:0" is 3,000 of each class with seed 0, at the size asked for."""
+    per_class, seed = _counted("stimuli", argument, 3000)
+    from layerwise.data import stimuli
+
+    drawn = stimuli.draw(per_class, seed, options.resize or stimuli.SIZE)
+    names = [kind.name for kind in stimuli.KINDS]
+    name = _named("stimuli", argument)
+    return make(name, drawn.images, drawn.labels, names, drawn.columns, stimuli.CLASS_COLUMNS)
+
+
+def _counted(name: str, argument: str, usual: int) -> tuple[int, int]:
+    """Images of each class and the seed, of data that are drawn."""
+    numbers = re.fullmatch(r"([1-9][0-9]{0,4})(?::([0-9]{1,18}))?", argument or str(usual))
+    if numbers is None:
+        raise DataError(
+            f"'{name}:{argument}' is not {name}:PER_CLASS:SEED, two whole numbers such as {name}:{usual}:0 "
+            "(at most 99999 per class)"
+        )
+    return int(numbers[1]), int(numbers[2] or 0)
+
+
+def _named(name: str, argument: str) -> str:
+    return f"{name}:{argument}" if argument else name
 
 
 def read_digits(argument: str, options: Options) -> DataSet:
@@ -77,6 +97,7 @@ class Reader:
 
 READERS: dict[str, Reader] = {
     "glyphs": Reader("glyphs:PER_CLASS:SEED", "62 characters drawn from fonts, 500 per class; no files", read_glyphs),
+    "stimuli": Reader("stimuli:PER_CLASS:SEED", "arrays of bars, with an odd one or none; no files", read_stimuli),
     "digits": Reader("digits", "scikit-learn's 1,797 handwritten digits, 8x8; no files", read_digits),
     "mnist": Reader("mnist:DIR", "MNIST or a relative: its four IDX files, gzipped or not", idx.read),
     "npz": Reader("npz:FILE", "arrays images, labels; optionally class_names and columns", npz.read),
