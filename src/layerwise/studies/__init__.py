@@ -21,6 +21,7 @@ from layerwise.errors import StudyError, unknown
 
 STUDIES = {
     "gutstein": "Keep the bottom n levels of LeNet-5, retrain the rest on few samples (Gutstein, Fuentes, Freudenthal)",
+    "sharma": "Which layers must be retrained for which unknown class, told from activations alone (Sharma, Cottrell)",
 }
 
 
