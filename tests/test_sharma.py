@@ -23,10 +23,10 @@ from layerwise.rows import frame, pick
 from layerwise.run import Run, key
 from layerwise.start import begin
 from layerwise.store import Store
-from layerwise.studies import sharma
 from layerwise.studies.request import Request
-from layerwise.studies.sharma import Scale, claims, design, draws, measurements, remarks, runs, words
+from layerwise.studies.sharma import claims, design, draws, measurements, remarks, runs, words
 from layerwise.studies.sharma_claims import DECODERS, INVERSIONS
+from layerwise.studies.sharma_design import SCALES, Scale
 from layerwise.studies.sharma_measures import PIXELS, seen
 from layerwise.studies.sharma_retraining import CEILING, OVER, PREDICTORS, WITHIN, correlations, flagged, gains
 from layerwise.tasks import examples
@@ -326,7 +326,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     """Two draws on digits, with hardly any training."""
     folder = tmp_path_factory.mktemp("sharma")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sharma.SCALES, "demo", TINY)
+        patch.setitem(SCALES, "demo", TINY)
         found = study("sharma", store=folder / "store", executor="serial", quiet=True)
     return found, folder / "store"
 
@@ -381,7 +381,7 @@ def test_nothing_that_is_looked_at_was_learnt_or_is_tested(small: tuple[Study, P
     _, store = small
     data, _ = open_data("digits", store / "data", resize=32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sharma.SCALES, "demo", TINY)
+        patch.setitem(SCALES, "demo", TINY)
         draw = list(draws(design(Request(data))))[1]
     looked_at = seen(Bench(Store(store), data), draw.source, ",".join(map(str, draw.unknown.classes)), 9)
     learnt = examples(draw.source.task, data.labels, data.columns, data.class_names).train

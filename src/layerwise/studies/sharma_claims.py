@@ -66,7 +66,7 @@ def _spread(rows: pd.DataFrame) -> list[Claim]:
         ),
         _claim(
             rows,
-            "S1 depth: ... and the more so the deeper the layer",
+            "S1 depth: Unknown classes spread more than known ones, and the more the deeper the layer",
             f"(relative spread, unknown classes minus known) at {_last(order)} minus at {_first(order)}",
             None if more is None else more[order[-1]] - more[order[0]],
             about,
@@ -87,22 +87,22 @@ def _inversion(rows: pd.DataFrame) -> list[Claim]:
             f"{share}, at {_last(shallow)}",
             _relative(grid(rows, ["condition"], **here), "untrained", "trained"),
             here,
-            published=_points(float(_relative(paper.mean().to_frame().T, "untrained", "trained").iloc[0])),
+            published=_points(_relative(paper.mean().to_frame().T, "untrained", "trained").iloc[0]),
             kind="absence",
         ),
         _claim(
             rows,
-            "S2 known: ... nor unknown classes from known ones",
-            f"image error of inversion, of unknown classes less that of known ones, relative to their mean, at "
+            "S2 known: Inversion does not tell unknown classes from known ones on a shallow net",
+            "image error of inversion, of unknown classes less that of known ones, relative to their mean, at "
             f"{_last(shallow)}",
             _relative(known, "unknown", "known"),
             {**here, "condition": "trained"},
-            published=_points(float(_relative(in_paper.to_frame().T, "unknown", "known").iloc[0])),
+            published=_points(_relative(in_paper.to_frame().T, "unknown", "known").iloc[0]),
             kind="absence",
         ),
         _claim(
             rows,
-            "S2 deep: ... but it does for a deep net, at its deepest convolution",
+            "S2 deep: Inversion tells a trained deep net from an untrained one, at its deepest convolution",
             f"{share}, at {_last(deep)}",
             _relative(grid(rows, ["condition"], **about, experiment=DEEP, layer=deep), "untrained", "trained"),
             {**about, "experiment": DEEP, "layer": deep},
@@ -157,7 +157,7 @@ def _retraining(rows: pd.DataFrame) -> list[Claim]:
     for name, says, quantity, which in (
         ("S4", "A class's decoder error at a layer tells what retraining the layer gains for it", WITHIN,
          "over the unknown classes, mean over layers"),
-        ("S4 layers", "... and which layer to retrain for which class", OVER,
+        ("S4 layers", "Decoder errors tell which layer to retrain for which class", OVER,
          "over unknown classes and layers together"),
     ):  # fmt: skip
         contrast = correlation(rows, PAPERS, quantity)
