@@ -12,6 +12,7 @@ from layerwise.nets.alexnet import alexnet8, small8, small8bn
 from layerwise.nets.digits import sharma
 from layerwise.nets.lenet5 import lenet5, lenet5relu
 from layerwise.nets.resnet import resnet20, resnet32
+from layerwise.nets.vgg import vgg19narrow
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ NETS: dict[str, Architecture] = {
     "sharma": Architecture(sharma, (INK_MEAN,), (INK_STD,)),
     "small8": Architecture(small8, COLOUR_MEAN, COLOUR_STD),
     "small8bn": Architecture(small8bn, COLOUR_MEAN, COLOUR_STD),
+    "vgg19narrow": Architecture(vgg19narrow, (INK_MEAN,), (INK_STD,)),
 }
 
 

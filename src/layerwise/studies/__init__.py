@@ -24,6 +24,7 @@ STUDIES = {
     "gutstein": "Keep the bottom n levels of LeNet-5, retrain the rest on few samples (Gutstein, Fuentes, Freudenthal)",
     "yosinski": "How transferable are the features of each layer of an AlexNet (Yosinski, Clune, Bengio, Lipson)",
     "hierarchy": "Is what is learnt from hard tasks specific? An odd bar among many (Ahissar and Hochstein, for nets)",
+    "sharma": "Which layers must be retrained for which unknown class, told from activations alone (Sharma, Cottrell)",
 }
 
 

@@ -1,0 +1,273 @@
+"""The figures of Sharma's study: his tables and pictures redrawn from the rows, and the test of his proposal."""
+
+from collections.abc import Iterator
+
+import altair as alt
+import pandas as pd
+
+from layerwise.probes.embedding import ABOUT
+from layerwise.report.figures import Figure, curves, layered, palette
+from layerwise.report.probe import scatter
+from layerwise.report.summary import over_clusters
+from layerwise.rows import pick
+from layerwise.studies.sharma_claims import DECODERS, DEEP, PIXELS, layers_of
+from layerwise.studies.sharma_retraining import ALL, CEILING, DRAW, NONE, OVER, PREDICTORS, WITHIN
+
+DRAWS = "95 % interval of the mean over draws of known and unknown classes, each with its own source net."
+GROUPS = {"known": "circle", "unknown": "triangle-up"}  # shapes
+MOST_POINTS = 1_500  # of a scatter plot
+ROW = 26  # pixels of a forest's line
+
+
+def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
+    """Those whose experiment was run."""
+    return tuple(
+        figure
+        for draw in (treatments, scattered, forest, decoders, spread, inversions, pictured)
+        for figure in draw(rows)
+    )
+
+
+def treatments(rows: pd.DataFrame) -> Iterator[Figure]:
+    """Test accuracy after retraining no layer, each alone, and all."""
+    found = pick(rows, experiment="retraining", quantity="accuracy", split="test")
+    found = found[found["trial"].notna()]
+    if found.empty:
+        return
+    table = over_clusters(found, ["condition", "shots"]).rename(
+        columns={"mean": "test_accuracy", "condition": "retrained"}
+    )
+    order = [NONE, *(name for name in dict.fromkeys(found["condition"]) if name not in (NONE, ALL)), ALL]
+    table = _plain(table[["retrained", "shots", "test_accuracy", "low", "high", "clusters", "interval"]])
+    table = table.sort_values("retrained", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
+    chart = _forest(
+        table, "retrained", "shots", "test_accuracy", order, x_title="test accuracy on the unknown classes",
+        colour_title="samples per class", percent=True,
+    )  # fmt: skip
+    caption = (
+        "The head is fresh; of the layers below it, copied from a net that knows the known classes, none, one or all "
+        f"are retrained. {DRAWS}"
+    )
+    yield Figure("Retraining no layer, one, or all", caption, chart, table, "levels")
+
+
+def scattered(rows: pd.DataFrame) -> Iterator[Figure]:
+    """The gain of each unknown class from each layer against the decoder's error there."""
+    gained = pick(rows, quantity="gain")
+    error = pick(rows, quantity="decoder_raw_error", condition="trained", group="unknown").dropna(subset=["value"])
+    cell = [*DRAW, "layer", "class_name"]
+    both = pd.DataFrame({
+        "gain": gained[gained["layer"].notna()].groupby(cell)["value"].mean(),
+        "error": error.groupby(cell)["value"].mean(),
+    }).dropna()  # fmt: skip
+    if both.empty:
+        return
+    table = _plain(both.reset_index().drop(columns="target_task"))
+    if len(table) > MOST_POINTS:
+        table = table[
+            table["seed"].isin(
+                sorted(table["seed"].unique())[: max(1, MOST_POINTS * table["seed"].nunique() // len(table))]
+            )
+        ]
+    order = layers_of(rows, quantity="decoder_raw_error")
+    chart = _points(
+        table, "error", "gain", "layer", order, x_title="decoder's error for the class, squared pixels an image",
+        y_title="gain in test accuracy", tooltip=["class_name", "seed"],
+    )  # fmt: skip
+    caption = (
+        "Each point: an unknown class in a draw, at a layer; up: what retraining that layer alone gains for it, mean "
+        "over trials and samples per class. If the decoder's error told which layer to retrain, points would rise."
+    )
+    yield Figure("Gain from retraining a layer against the decoder's error there", caption, chart, table, "levels")
+
+
+def forest(rows: pd.DataFrame) -> Iterator[Figure]:
+    """How well each predictor's ranks agree with those of the gains."""
+    parts = []
+    for quantity, told in ((WITHIN, "of classes, within a layer"), (OVER, "of classes and layers together")):
+        found = pick(rows, quantity=quantity).dropna(subset=["value"])
+        found = found.groupby([*DRAW, "condition"], as_index=False)["value"].mean().assign(trial=0)
+        if len(found):
+            parts.append(over_clusters(found, ["condition"]).assign(ranks=told))
+    if not parts:
+        return
+    table = pd.concat(parts, ignore_index=True).rename(columns={"condition": "predictor", "mean": "rank_correlation"})
+    table = _plain(table[["predictor", "ranks", "rank_correlation", "low", "high", "clusters", "interval"]])
+    chart = _forest(
+        table, "predictor", "ranks", "rank_correlation", [*PREDICTORS, CEILING],
+        x_title="rank correlation with the gain in test accuracy", colour_title="ranks", percent=False,
+    )  # fmt: skip
+    caption = (
+        f"Spearman's rank correlation in each draw; {DRAWS} Each predictor is turned so that right of 0 it tells what "
+        "it should: a high error, or a low accuracy, that retraining pays. Last: the gain of one half of the trials "
+        "against that of the other, which is about what could be reached."
+    )
+    yield Figure("What tells which classes gain from retraining a layer?", caption, chart, table, "levels")
+
+
+def decoders(rows: pd.DataFrame) -> Iterator[Figure]:
+    """The paper's table: the error of each class at each layer, while it is known and while it is unknown."""
+    for quantity, title, told in (
+        ("decoder_raw_error", "The decoder's error for each class", "squared pixels an image"),
+        ("decoder_normalised_error", "The same, as a share of the class's own variance", "share that is lost"),
+    ):
+        found = pick(rows, quantity=quantity, condition="trained").dropna(subset=["value"])
+        if found.empty:
+            continue
+        grouped = found.groupby(["layer", "class_name", "group"], sort=False)["value"]
+        table = (
+            grouped.agg(["mean", "min", "max", "size"]).reset_index().rename(columns={"mean": "error", "size": "draws"})
+        )
+        order = layers_of(found)
+        if quantity == "decoder_raw_error":
+            table["paper"] = [_of_paper(order, *where) for where in table[["layer", "class_name"]].to_numpy().tolist()]
+            table = table if table["paper"].notna().any() else table.drop(columns="paper")
+        chart = _points(
+            _plain(table), "class_name", "error", "layer", order, x_title="class", y_title=told, shape="group",
+            tooltip=["draws"],
+        )  # fmt: skip
+        caption = (
+            "Decoders learn the known classes only. Circles: the class is known; triangles: it is unknown. Means over "
+            "the draws in which it is either."
+        )
+        yield Figure(title, caption, chart, _plain(table), "inside")
+
+
+def _of_paper(order: list[str], layer: str, digit: str) -> float | None:
+    """The paper's own number, where the net has its two layers and the class is a digit."""
+    return DECODERS[digit][order.index(layer)] if len(order) == 2 and digit in DECODERS else None
+
+
+def spread(rows: pd.DataFrame) -> Iterator[Figure]:
+    """The spread of known and unknown classes, layer by layer, of the trained net and before training."""
+    found = pick(rows, quantity="relative_spread").dropna(subset=["value"])
+    if found.empty:
+        return
+    order = [PIXELS, *layers_of(found)]
+    found = found.groupby([*DRAW, "layer", "group", "condition"], as_index=False)["value"].mean().assign(trial=0)
+    table = over_clusters(found, ["layer", "group", "condition"])
+    table["classes"] = [_told(*of) for of in table[["group", "condition"]].to_numpy().tolist()]
+    table = _plain(table.rename(columns={"mean": "relative_spread"}))
+    table = table[["layer", "classes", "relative_spread", "low", "high", "clusters", "interval"]]
+    table = table.sort_values(["layer"], key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
+    chart = curves(
+        table, "layer", "relative_spread", "classes", "low", "high", x_title="layer", colour_title="classes",
+        y_title="spread, relative to all images", ordered=False, percent=False, tooltip=["interval"],
+    )  # fmt: skip
+    caption = (
+        "The mean distance of a class's images to their mean, as a share of that of all images to the overall mean, in "
+        f"the space of all activations of a layer. Bands: {DRAWS}"
+    )
+    yield Figure("How wide known and unknown classes lie", caption, chart, table, "inside")
+
+
+def _told(group: str, condition: str) -> str:
+    return group if condition == "trained" else f"{group}, untrained net"
+
+
+def inversions(rows: pd.DataFrame) -> Iterator[Figure]:
+    """The error of images found by inversion, from trained and untrained nets, shallow and deep."""
+    for experiment, depth in (("inversion", "shallow"), (DEEP, "deep")):
+        found = pick(rows, experiment=experiment, quantity="inversion_image_error").dropna(subset=["value"])
+        if found.empty:
+            continue
+        net, order = found["net"].iloc[0], layers_of(found)
+        found = found.groupby([*DRAW, "layer", "condition", "group"], as_index=False)["value"].mean().assign(trial=0)
+        table = over_clusters(found, ["layer", "condition", "group"])
+        table["classes"] = [_told(*of) for of in table[["group", "condition"]].to_numpy().tolist()]
+        table = _plain(table.rename(columns={"mean": "image_error"}))
+        table = table[["layer", "classes", "image_error", "low", "high", "clusters", "interval"]]
+        table = table.sort_values("layer", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
+        chart = curves(
+            table, "layer", "image_error", "classes", "low", "high", x_title="layer", colour_title="classes",
+            y_title="squared error per pixel", ordered=False, percent=False, tooltip=["interval"],
+        )  # fmt: skip
+        caption = (
+            "How far images found by descent, until the layer sees in them what it saw in an image, are from that "
+            f"image; pixels are from 0 to 1. Bands: {DRAWS}"
+        )
+        yield Figure(f"Images found by inversion of the {depth} net, {net}", caption, chart, table, "inside")
+
+
+def pictured(rows: pd.DataFrame) -> Iterator[Figure]:
+    """The t-SNE pictures of the first draw: an illustration, from which nothing is measured."""
+    found = pick(rows, quantity="tsne").dropna(subset=["value"])
+    if found.empty:
+        return
+    about = ABOUT["tsne"]
+    told = {
+        "title": "t-SNE of each layer, in the first draw", "section": "inside", "source": about.source,
+        "tells": f"{about.tells} Nothing is measured in this picture.", "misleads": about.misleads,
+    }  # fmt: skip
+    yield from scatter(found, told, layers_of(found))
+
+
+def _forest(
+    table: pd.DataFrame,
+    y: str,
+    colour: str,
+    x: str,
+    order: list[str],
+    *,
+    x_title: str,
+    colour_title: str,
+    percent: bool,
+) -> alt.LayerChart:
+    """A point with its interval for each line of the table, one below the other; colours side by side in a line."""
+    series = [str(value) for value in dict.fromkeys(table[colour].tolist())]
+    data = table.assign(**{colour: table[colour].astype(str)})
+    across = alt.X(field=x, type="quantitative", title=x_title).scale(zero=not percent)
+    across = across.axis(format=".0%" if percent else ".2~f", tickCount=6)
+    base = alt.Chart(data).encode(
+        y=alt.Y(field=y, type="ordinal", title=None, sort=order, axis=alt.Axis(labelLimit=260)),
+        yOffset=alt.YOffset(field=colour, type="nominal", sort=series),
+        color=alt.Color(field=colour, type="nominal", title=colour_title, sort=series).scale(
+            domain=series, range=palette(len(series), ordered=False)
+        ),
+    )
+    number = ".1%" if percent else ".2f"
+    hover = [alt.Tooltip(field=field, type="nominal") for field in (y, colour, "interval")]
+    hover += [alt.Tooltip(field=field, type="quantitative", format=number) for field in (x, "low", "high")]
+    whiskers = base.mark_rule(strokeWidth=2).encode(x=alt.X(field="low", type="quantitative"), x2=alt.X2(field="high"))
+    points = base.mark_point(filled=True, size=70).encode(x=across, tooltip=hover)
+    layers = [points, whiskers]
+    if not percent:
+        zero = alt.Chart(pd.DataFrame({x: [0.0]})).mark_rule(strokeDash=[4, 3], color="currentColor", opacity=0.55)
+        layers.append(zero.encode(x=alt.X(field=x, type="quantitative")))
+    return layered(*layers).properties(height=max(120, ROW * len(table)))
+
+
+def _points(
+    table: pd.DataFrame, x: str, y: str, colour: str, order: list[str], *, x_title: str, y_title: str,
+    tooltip: list[str], shape: str | None = None,
+) -> alt.LayerChart:  # fmt: skip
+    """A point for each line of the table; x is a number, or a class where it is text."""
+    continuous = pd.api.types.is_numeric_dtype(table[x])
+    legend = alt.selection_point(name="picked", fields=[colour], bind="legend", toggle="true")
+    across = (
+        alt.X(field=x, type="quantitative", title=x_title).scale(zero=False)
+        if continuous
+        else alt.X(field=x, type="ordinal", title=x_title, axis=alt.Axis(labelAngle=0))
+    )
+    paint = alt.Color(field=colour, type="nominal", title=colour, sort=order)
+    paint = paint.scale(domain=order, range=palette(len(order), ordered=False))
+    form = shape or colour
+    shapes = list(GROUPS) if shape else order
+    mark = alt.Shape(field=form, type="nominal", title=form, sort=shapes)
+    mark = mark.scale(domain=shapes, range=list(GROUPS.values())) if shape else mark
+    hover = [alt.Tooltip(field=field, type="nominal") for field in (colour, *([shape] if shape else []), *tooltip)]
+    hover += [
+        alt.Tooltip(field=field, type="quantitative", format=".4~g") for field in ((x, y) if continuous else (y,))
+    ]
+    points = alt.Chart(table).mark_point(filled=True, size=55).encode(
+        x=across, y=alt.Y(field=y, type="quantitative", title=y_title).scale(zero=False), color=paint, shape=mark,
+        opacity=alt.when(legend).then(alt.value(0.75)).otherwise(alt.value(0.08)), tooltip=hover,
+    )  # fmt: skip
+    return layered(points.add_params(legend))
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """With numbers and text as plain as a page's script wants them."""
+    whole, text = ("shots", "seed", "clusters"), pd.api.types.is_string_dtype
+    kinds = {name: "int64" if name in whole else "object" for name in table if name in whole or text(table[name])}
+    return table.astype(kinds)

@@ -1,0 +1,120 @@
+"""How large Sharma's study is, and how his protocol is fitted to the data that there are."""
+
+from dataclasses import dataclass, replace
+
+from layerwise.costs import layer_parameters
+from layerwise.errors import StudyError
+from layerwise.studies.request import Request, available, experiments, fit_parts, scaled, sides
+from layerwise.tasks import Parts, choose_classes
+
+EXPERIMENTS = {
+    "embedding": "how known and unknown classes lie in each layer: spread, nearest known class, t-SNE (the paper's 1)",
+    "inversion": "images sought from a layer's activations, of trained and untrained nets, of a deep one too (2)",
+    "decoders": "what decoders that learnt the known classes cannot draw of each class, from each layer (3)",
+    "retraining": "does the decoder's error tell what retraining a layer gains for a class? (never tested there)",
+}
+MOST_CLASSES = 5  # on each side
+PAPERS_CLASSES = 10  # of which the first five are known, in the first draw
+MOST_LAYERS = 6  # of a deep net: each is decoded and retrained
+DEEP = {1: "vgg19narrow", 3: "resnet20"}  # by channels of the images
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a study is run."""
+
+    seeds: int  # draws of known and unknown classes
+    trials: int
+    shots: tuple[int, ...]
+    source_shots: int
+    test: int  # images a class
+    steps: int
+    source_steps: int
+    looked_at: int  # images a class, for experiments 1 and 3
+    decoders: int  # of each layer
+    decoder_steps: int
+    inverted_seeds: int  # draws in which images are inverted
+    inverted: int  # images a class
+    descent: int  # steps
+    deep_steps: int  # of the deep net's training
+
+
+SCALES = {
+    "demo": Scale(
+        seeds=10, trials=2, shots=(20,), source_shots=100, test=100, steps=120, source_steps=200, looked_at=40,
+        decoders=2, decoder_steps=150, inverted_seeds=5, inverted=2, descent=150, deep_steps=120,
+    ),
+    "paper": Scale(
+        seeds=20, trials=4, shots=(5, 20, 100), source_shots=5_000, test=1_000, steps=1_000, source_steps=4_000,
+        looked_at=500, decoders=5, decoder_steps=1_000, inverted_seeds=10, inverted=4, descent=500, deep_steps=2_000,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Design:
+    """The request fitted to the data: what exactly is run."""
+
+    request: Request
+    experiments: tuple[str, ...]
+    net: str
+    deep: str
+    layers: tuple[str, ...]  # of the net
+    at: tuple[int, ...]  # numbers of the layers in question: all but the head, or some of a deep net's
+    scale: Scale
+    parts: Parts
+    notes: tuple[str, ...]
+
+
+def design(request: Request) -> Design:
+    """Fit the paper's protocol to the data, and note what had to be fitted."""
+    scale: Scale = scaled(request, SCALES)
+    wanted = experiments(request, EXPERIMENTS)
+    parts, notes = fit_parts(request, scale.test, max(*SCALES[request.scale].shots, *scale.shots))
+    most = available(request, parts)
+    if max(scale.shots) > most and request.shots is None:
+        scale = replace(scale, shots=tuple(k for k in scale.shots if k <= most) or (most,))
+        notes.append(f"samples per class: up to {max(scale.shots)}; the smallest class has {most} to train on")
+    if max(scale.shots) > most:
+        raise StudyError(
+            f"--shots {max(scale.shots)}: the smallest class has {most} training images; ask for at most that"
+        )
+    fitted = {name: min(getattr(scale, name), most) for name in ("source_shots", "looked_at", "inverted")}
+    scale = replace(scale, source_steps=request.source_steps or scale.source_steps, **fitted)
+    net, shape = request.net or "sharma", request.data.images.shape[1:]
+    known, unknown = classes(request, 0)
+    layers = tuple(layer_parameters(net, shape, len(known)))
+    if len(layers) < 3:
+        raise StudyError(f"net '{net}' has {len(layers)} layers; depth tells nothing under 2 beside the head")
+    notes.append(f"classes: {len(known)} known to the source; {len(unknown)} unknown, chance {1 / len(unknown):.0%}")
+    if request.known and scale.seeds > 1:
+        notes.append("known classes: those of --known for every seed; the seeds are not independent draws of classes")
+    deep = DEEP[shape[0]]
+    if "inversion" in wanted:
+        notes.append(
+            f"deep net: {deep}, trained here on the known classes, in the place of VGG-19 with ImageNet's weights; for "
+            "weights of your own see `layerwise probe NET@FILE DATA --probes inversion`"
+        )
+    at = _some(len(layers) - 1)
+    if len(at) < len(layers) - 1:
+        notes.append(f"layers: {len(at)} of the {len(layers) - 1} below the head are looked at and retrained")
+    return Design(request, wanted, net, deep, layers, at, scale, parts, tuple(notes))
+
+
+def _some(count: int) -> tuple[int, ...]:
+    """The numbers of so many layers, or of some evenly spread from the first to the last.
+
+    >>> _some(3), _some(19)
+    ((1, 2, 3), (1, 5, 8, 12, 15, 19))
+    """
+    most = min(count, MOST_LAYERS)
+    return tuple(1 + round(k * (count - 1) / max(most - 1, 1)) for k in range(most))
+
+
+def classes(request: Request, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Known and unknown classes of a draw; of ten the first is the paper's, unless the request says which."""
+    names = request.data.class_names
+    every = choose_classes(request.classes, names) if request.classes else tuple(range(len(names)))
+    if seed == 0 and len(every) == PAPERS_CLASSES and not (request.known or request.split):
+        return every[:MOST_CLASSES], every[MOST_CLASSES:]
+    return sides(request, "sharma", seed, MOST_CLASSES)

@@ -1,0 +1,451 @@
+"""Sharma's study: the paper's own tables through our claims, contrasts by hand, and a small study run for real."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from layerwise.api import study
+from layerwise.costs import layer_parameters
+from layerwise.data import make, open_data
+from layerwise.data.dataset import DataSet
+from layerwise.errors import StudyError
+from layerwise.feed import scaled
+from layerwise.layers import layers
+from layerwise.measure import Bench
+from layerwise.nets import architecture, build
+from layerwise.outputs import Study, figures
+from layerwise.report.page import spec
+from layerwise.rows import frame, pick
+from layerwise.run import Run, key
+from layerwise.start import begin
+from layerwise.store import Store
+from layerwise.studies.request import Request
+from layerwise.studies.sharma import claims, design, draws, measurements, remarks, runs, words
+from layerwise.studies.sharma_claims import DECODERS, INVERSIONS
+from layerwise.studies.sharma_design import SCALES, Scale
+from layerwise.studies.sharma_measures import PIXELS, seen
+from layerwise.studies.sharma_retraining import CEILING, OVER, PREDICTORS, WITHIN, correlations, flagged, gains
+from layerwise.tasks import examples
+
+TINY = Scale(
+    seeds=2, trials=2, shots=(2, 5), source_shots=12, test=12, steps=6, source_steps=6, looked_at=12, decoders=2,
+    decoder_steps=4, inverted_seeds=1, inverted=1, descent=2, deep_steps=4,
+)  # fmt: skip
+
+
+def digits_like(classes: int = 10, each: int = 30) -> DataSet:
+    """Classes of 32x32 grey images: a bright bar whose height is the class, and noise."""
+    draw, labels = np.random.default_rng(0), np.repeat(np.arange(classes), each)
+    images = draw.integers(0, 40, (len(labels), 1, 32, 32), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[0, 3 * label : 3 * label + 4, 4:28] = draw.integers(180, 255)
+    return make("bars", images, labels, [str(k) for k in range(classes)])
+
+
+# ---------------------------------------------------------------- the paper's own numbers
+
+
+def paper_rows() -> pd.DataFrame:
+    """The paper's tables as rows of one draw."""
+    rows = []
+    for digit, errors in DECODERS.items():
+        about = {"class_name": digit, "group": "known" if digit in "01234" else "unknown", "condition": "trained"}
+        same = {"target_task": "paper", "seed": 0, "run_key": "paper", "net": "sharma", **about}
+        for layer, error in zip(("conv1", "conv2"), errors, strict=True):
+            rows.append({**same, "layer": layer, "quantity": "decoder_raw_error", "value": error})
+        for condition, error in zip(("trained", "untrained"), INVERSIONS[digit], strict=True):
+            row = {**same, "layer": "conv2", "experiment": "inversion", "condition": condition, "value": error}
+            rows.append({**row, "quantity": "inversion_image_error"})
+    return frame(rows)
+
+
+def test_what_is_published_is_what_our_contrasts_make_of_the_papers_tables() -> None:
+    by = {claim.id: claim for claim in claims(paper_rows())}
+    assert by["S3"].estimate == pytest.approx(77.44, abs=0.01)
+    assert by["S3 unknown"].estimate == pytest.approx(166.43 - 143.31, abs=0.01)
+    assert by["S2"].estimate == pytest.approx((10283.613 - 9737.864) / 10010.7385, abs=1e-6)
+    assert by["S2 known"].estimate == pytest.approx((9741.07324 - 9734.65469) / 9737.864, abs=1e-6)
+    assert {name: by[name].published.split(" (")[0] for name in ("S2", "S2 known", "S3", "S3 unknown")} == {
+        "S2": "+5.5 points", "S2 known": "+0.1 points", "S3": "+77.4", "S3 unknown": "+23.1"
+    }  # fmt: skip
+    assert {claim.verdict for claim in by.values()} == {"undecided"}  # one draw decides nothing
+
+
+def test_the_rule_gives_what_the_paper_says_of_its_table() -> None:
+    """ "For digits 5, 6 and 8 we might require retraining of layer 2"; not for 7 and 9; "layer 1 does not", of 6."""
+    found = flagged(paper_rows())
+    retrained = {(where[2], where[3]) for where, yes in found.items() if yes}
+    assert {digit for layer, digit in retrained if layer == "conv2"} == {"5", "6", "8"}
+    assert ("conv1", "6") not in retrained
+
+
+# ---------------------------------------------------------------- contrasts by hand
+
+
+def accuracy_rows(
+    accuracy: Callable[[str, int, int], float], seeds: int = 1, trials: int = 2, unknown: str = "56789"
+) -> list[dict]:
+    """Accuracy of every class by (what is retrained, class, trial), for tests only."""
+    return [
+        {"target_task": f"t{seed}", "seed": seed, "trial": trial, "shots": 10, "class_name": digit, "split": "test",
+         "condition": what, "run_key": f"{what}-{seed}-{trial}", "group": "unknown", "net": "sharma",
+         "quantity": "class_accuracy", "value": accuracy(what, int(digit), trial)}
+        for seed in range(seeds) for trial in range(trials) for digit in unknown
+        for what in ("none", "conv1", "conv2", "all")
+    ]  # fmt: skip
+
+
+def predictor_rows(quantity: str, value: Callable[[str, int], float], seeds: int = 1) -> list[dict]:
+    """A predictor by (layer, class), of known and unknown classes, for tests only."""
+    return [
+        {"target_task": f"t{seed}", "seed": seed, "class_name": digit, "layer": layer, "condition": "trained",
+         "group": "known" if digit in "01234" else "unknown", "run_key": f"source{seed}", "net": "sharma",
+         "quantity": quantity, "value": value(layer, int(digit))}
+        for seed in range(seeds) for layer in ("conv1", "conv2") for digit in "0123456789"
+    ]  # fmt: skip
+
+
+def with_derived(rows: list[dict]) -> pd.DataFrame:
+    rows = rows + gains(frame(rows))
+    return frame([*rows, *correlations(frame(rows))])
+
+
+def test_a_gain_is_a_difference_of_two_nets_of_one_trial() -> None:
+    table = {"none": 0.5, "conv1": 0.6, "conv2": 0.4, "all": 0.9}
+    found = frame(gains(frame(accuracy_rows(lambda what, digit, trial: table[what] + 0.01 * digit * trial, trials=1))))
+    assert found.groupby("condition")["value"].mean().to_dict() == pytest.approx(
+        {"all": 0.4, "conv1": 0.1, "conv2": -0.1}
+    )
+    assert found.loc[found["condition"] == "all", "layer"].isna().all()
+    assert set(found["run_key"]) == {f"{what}-0-0" for what in ("conv1", "conv2", "all")}
+    assert gains(frame([])) == []
+
+
+GAIN = {5: 0.01, 6: 0.02, 7: 0.05, 8: 0.03, 9: 0.04}  # from conv1, by class
+
+
+def test_rank_correlation_by_hand() -> None:
+    """Errors rank classes 5 6 7 8 9, gains 5 6 8 9 7: squares of differences 0 0 4 1 1, rho = 1 - 6 x 6 / (5 x 24)."""
+    rows = accuracy_rows(lambda what, digit, _trial: 0.5 + (GAIN[digit] if what == "conv1" else 0))
+    found = with_derived(rows + predictor_rows("decoder_raw_error", lambda _layer, digit: float(digit)))
+    within = pick(found, quantity=WITHIN, condition="decoder error").set_index("layer")
+    assert within.at["conv1", "value"] == pytest.approx(0.7)
+    assert within.at["conv2", "reason"].startswith("5 classes with a gain and a prediction, or all alike")
+    turned = with_derived(rows + predictor_rows("knn_accuracy", lambda _layer, digit: float(digit)))
+    assert pick(turned, quantity=WITHIN, condition="nearest neighbours' errors", layer="conv1")["value"].item() == (
+        pytest.approx(-0.7)
+    )
+    again = pick(found, quantity=WITHIN, condition=CEILING, layer="conv1")["value"].item()
+    assert again == pytest.approx(1.0)  # both trials have the same gains
+
+
+def test_over_layers_depth_counts_too() -> None:
+    """No class differs from another; but layer 2 gains more and has the larger error."""
+    rows = accuracy_rows(lambda what, digit, _t: {"none": 0.5, "conv1": 0.5, "conv2": 0.6, "all": 0.7}[what])
+    errors = predictor_rows("decoder_raw_error", lambda layer, _digit: {"conv1": 1.0, "conv2": 2.0}[layer])
+    found = with_derived(rows + errors)
+    assert pick(found, quantity=OVER, condition="decoder error")["value"].item() == pytest.approx(1.0)
+    assert pick(found, quantity=WITHIN, condition="decoder error")["value"].isna().all()
+
+
+def test_one_trial_has_no_second_measurement() -> None:
+    rows = accuracy_rows(lambda what, digit, _t: 0.5 + 0.01 * digit * (what == "conv1"), trials=1)
+    assert pick(with_derived(rows), condition=CEILING)["value"].isna().all()
+
+
+def whole(seeds: int, sign: int = 1) -> pd.DataFrame:
+    """Rows of so many draws in which gain and error rank classes alike, or the other way round; for tests only."""
+    draw = np.random.default_rng(0)
+    gained = {(seed, digit): 0.02 * digit + draw.normal(0, 0.001) for seed in range(seeds) for digit in range(10)}
+    rows = accuracy_rows(lambda what, digit, _t: 0.5, seeds=seeds)
+    for row in rows:
+        if row["condition"] != "none":
+            row["value"] += gained[row["seed"], int(row["class_name"])]
+    for layer, more in (("conv1", 0.0), ("conv2", 0.1)):
+        for seed in range(seeds):
+            for digit in range(10):
+                about = {"target_task": f"t{seed}", "seed": seed, "class_name": str(digit), "layer": layer,
+                         "group": "known" if digit < 5 else "unknown", "run_key": f"source{seed}", "net": "sharma",
+                         "condition": "trained"}  # fmt: skip
+                unknown = digit >= 5
+                rows.append(
+                    {**about, "quantity": "relative_spread", "value": 0.5 + unknown * (0.1 + more + 0.01 * seed)}
+                )
+                if unknown:
+                    like = {"quantity": "nearest_known", "value": 0.5, "other_class": "0"}
+                    rows.append({**about, **like})
+                    rows.append({**about, **like, "layer": PIXELS, "other_class": "0" if digit < 9 else "1"})
+    errors = predictor_rows("decoder_raw_error", lambda layer, digit: 100 * (layer == "conv2") + sign * digit, seeds)
+    return with_derived(rows + errors)
+
+
+def test_contrasts_by_arithmetic() -> None:
+    by = {claim.id: claim for claim in claims(whole(5))}
+    assert by["S1"].estimate == pytest.approx(0.15 + 0.02)  # the mean of seeds is 2
+    assert by["S1 depth"].estimate == pytest.approx(0.1)
+    assert by["S3"].estimate == pytest.approx(100)
+    assert by["S3 unknown"].estimate == pytest.approx(5)
+    assert by["S4"].estimate == pytest.approx(1.0)
+    assert by["S5"].estimate == pytest.approx(0.8 - 0.2)
+    assert {by[name].verdict for name in ("S1", "S1 depth", "S3", "S3 unknown", "S4", "S5")} == {"reproduced"}
+    assert by["S4 rule"].estimate is None  # every unknown class exceeds the known ones: the rule parts none
+    assert by["S4"].rows == tuple(
+        sorted(f"{w}-{s}-{t}" for w in ("conv1", "conv2", "all") for s in range(5) for t in range(2))
+    )
+    assert by["S4"].clusters == 5
+    against = {claim.id: claim for claim in claims(whole(5, sign=-1))}
+    assert against["S4"].estimate == pytest.approx(-1.0)
+    assert against["S4"].verdict == "contradicted"
+
+
+def test_the_rules_contrast_by_hand() -> None:
+    """Known errors 0..4, median 2; of the unknown 7, 8 and 9 have 9 and gain 0.3, the others 1 and gain 0.1."""
+    value = {**{k: float(k) for k in range(5)}, 5: 1.0, 6: 1.0, 7: 9.0, 8: 9.0, 9: 9.0}
+    rows = accuracy_rows(
+        lambda what, digit, _t: 0.5 + (0 if what == "none" else 0.3 if value[digit] == 9 else 0.1), seeds=5
+    )
+    found = with_derived(rows + predictor_rows("decoder_raw_error", lambda _layer, digit: value[digit], seeds=5))
+    by = {claim.id: claim for claim in claims(found)}
+    assert by["S4 rule"].estimate == pytest.approx(0.2)
+    assert by["S4 rule"].verdict == "reproduced"
+    answer, findings = words(found, list(by.values()))
+    assert "It would retrain for 60 % of unknown classes at conv1, 60 % of unknown classes at conv2." in " ".join(
+        findings
+    )
+    assert "tells something of what retraining that layer gains" in answer
+
+
+def test_claims_without_their_experiment_are_not_computed() -> None:
+    for rows in (frame([]), paper_rows()):
+        found = claims(rows)
+        assert [claim.id for claim in found] == [
+            "S1", "S1 depth", "S2", "S2 known", "S2 deep", "S3", "S3 unknown", "S4", "S4 layers", "S4 rule", "S5"
+        ]  # fmt: skip
+        assert {claim.id for claim in found if claim.estimate is None} >= {"S1", "S2 deep", "S4", "S4 rule", "S5"}
+        answer, _ = words(rows, found)
+        assert answer.startswith("No layer was retrained")
+
+
+def test_few_draws_say_nothing_of_prediction() -> None:
+    answer, _ = words(whole(3), claims(whole(3)))
+    assert "cannot yet be said to tell" in answer
+
+
+# ---------------------------------------------------------------- the design
+
+
+@pytest.fixture(scope="module")
+def ten() -> DataSet:
+    return digits_like()
+
+
+def test_the_first_draw_is_the_papers(ten: DataSet) -> None:
+    made = list(draws(design(Request(ten))))
+    assert (made[0].source.task.classes, made[0].unknown.classes) == ((0, 1, 2, 3, 4), (5, 6, 7, 8, 9))
+    assert len(made) == 10
+    assert len({draw.source.task.classes for draw in made}) > 5
+    for draw in made:
+        assert sorted(draw.source.task.classes + draw.unknown.classes) == list(range(10))
+    asked = next(draws(design(Request(ten, known="5-9"))))
+    assert asked.source.task.classes == (5, 6, 7, 8, 9)
+
+
+def test_each_layer_is_retrained_alone_and_all_together(ten: DataSet) -> None:
+    made = design(Request(ten, seeds=1, trials=1))
+    targets = {what: run for run, _, what in next(draws(made)).targets}
+    assert {what: run.treatment.expanded for what, run in targets.items()} == {
+        "none": "FFR", "conv1": "TFR", "conv2": "FTR", "all": "TTR"
+    }  # fmt: skip
+    assert made.at == (1, 2)
+    heads = {head(run).numpy().tobytes() for run in targets.values()}
+    assert len(heads) == 1
+    assert len({run.task for run in targets.values()}) == 1
+
+
+def head(run: Run) -> torch.Tensor:
+    """The fresh weights of the classifier."""
+    net = build("sharma", (1, 32, 32), run.task.outputs, seed=0)
+    source = build("sharma", (1, 32, 32), 5, seed=1).state_dict()
+    found = layers(net, torch.zeros(1, 1, 32, 32))
+    return begin(run, 0, found, (1, 32, 32), source, None)["classifier.0.weight"]
+
+
+def test_more_trials_seeds_and_shots_rename_nothing(ten: DataSet) -> None:
+    few, trials, seeds, shots = (
+        {key(run) for run in runs(design(Request(ten, experiments="decoders,retraining", **more)))}
+        for more in ({"seeds": 2, "trials": 1}, {"seeds": 2, "trials": 3}, {"seeds": 4, "trials": 1},
+                     {"seeds": 2, "trials": 1, "shots": (5, 20)})
+    )  # fmt: skip
+    assert few < trials
+    assert few < seeds
+    assert few < shots
+
+
+def test_only_what_is_asked_for_is_run(ten: DataSet) -> None:
+    def nets(experiments: str) -> tuple[int, int, int]:
+        found = runs(design(Request(ten, experiments=experiments)))
+        deep = sum(run.net == "vgg19narrow" for run in found)
+        return len(found), deep, sum(run.source is not None for run in found)
+
+    assert nets("embedding") == (10, 0, 0)
+    assert nets("inversion") == (10, 5, 0)
+    assert nets("decoders") == (10, 0, 0)
+    assert nets("retraining") == (90, 0, 80)
+    assert {look.what for look in measurements(design(Request(ten, experiments="retraining")))} == {
+        "decoders", "predictors", "accuracies"
+    }  # fmt: skip
+    with pytest.raises(StudyError, match=r"^unknown experiment 'decoder'; did you mean 'decoders'"):
+        design(Request(ten, experiments="decoder"))
+
+
+def test_few_images_are_said(ten: DataSet) -> None:
+    made = design(Request(digits_like(10, 12)))
+    assert (made.scale.shots, made.scale.looked_at) == ((9,), 9)
+    assert "samples per class: up to 9; the smallest class has 9 to train on" in made.notes
+    with pytest.raises(
+        StudyError, match=r"^--shots 40: the smallest class has 23 training images; ask for at most that$"
+    ):
+        design(Request(ten, shots=(40,)))
+
+
+def test_a_deep_net_is_looked_at_in_some_layers(ten: DataSet) -> None:
+    made = design(Request(ten, net="vgg19narrow"))
+    assert made.at == (1, 4, 8, 11, 15, 18)
+    assert "layers: 6 of the 18 below the head are looked at and retrained" in made.notes
+
+
+# ---------------------------------------------------------------- a small study, for real
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
+    """Two draws on digits, with hardly any training."""
+    folder = tmp_path_factory.mktemp("sharma")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "demo", TINY)
+        found = study("sharma", store=folder / "store", executor="serial", quiet=True)
+    return found, folder / "store"
+
+
+def test_a_small_study_has_every_row(small: tuple[Study, Path]) -> None:
+    found, _ = small
+    assert found.failures == ()
+    rows = found.rows
+    valued = rows.dropna(subset=["value"])
+    for quantity in (
+        "relative_spread", "nearest_known", "inversion_image_error", "decoder_raw_error", "decoder_normalised_error",
+        "decoder_minus_untrained", "knn_accuracy", "linear_accuracy", "logme", "signal_to_noise", "gain",
+    ):  # fmt: skip
+        here = pick(valued, quantity=quantity)
+        assert {"conv1", "conv2"} <= set(here["layer"]), quantity
+        assert here["class_name"].notna().all()
+        assert here["seed"].nunique() == (1 if quantity.startswith("inversion") else 2)
+    assert set(pick(valued, net="vgg19narrow", quantity="inversion_image_error")["layer"]) == {
+        "conv1", "conv2", "conv16"
+    }  # fmt: skip
+    assert set(pick(rows, quantity=WITHIN)["condition"]) == {*PREDICTORS, CEILING}
+    assert [claim.verdict for claim in found.claims] == ["undecided"] * 11
+
+
+def test_a_study_is_saved_whole(small: tuple[Study, Path], tmp_path: Path) -> None:
+    """Bug: the number of pairs was NumPy's, which JSON does not know."""
+    assert small[0].save(tmp_path / "out").stat().st_size > 1_000_000
+
+
+def test_class_accuracies_are_the_learning_curves_in_parts(small: tuple[Study, Path]) -> None:
+    """Classes have equally many test images, so that the mean over classes is the accuracy at the end."""
+    rows = small[0].rows
+    by_class = pick(rows, quantity="class_accuracy").groupby("run_key")["value"].mean()
+    ends = pick(rows[rows["trial"].notna()], quantity="accuracy", split="test").set_index("run_key")["value"]
+    assert len(by_class) == 2 * 2 * 2 * 4  # seeds, trials, shots, treatments
+    pd.testing.assert_series_equal(by_class.sort_index(), ends.sort_index(), check_names=False, rtol=1e-9)
+
+
+def test_decoders_of_the_two_nets_differ_by_what_is_said(small: tuple[Study, Path]) -> None:
+    rows = pick(small[0].rows, seed=0)
+    cell = ["layer", "class_name"]
+    error = {
+        net: pick(rows, quantity="decoder_normalised_error", condition=net).set_index(cell)["value"]
+        for net in ("trained", "untrained")
+    }
+    told = pick(rows, quantity="decoder_minus_untrained").set_index(cell)["value"]
+    pd.testing.assert_series_equal(told, error["trained"] - error["untrained"], check_names=False)
+
+
+def test_nothing_that_is_looked_at_was_learnt_or_is_tested(small: tuple[Study, Path]) -> None:
+    """Known classes: the test part. Unknown ones: the training part, so that no target's test image predicts."""
+    _, store = small
+    data, _ = open_data("digits", store / "data", resize=32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "demo", TINY)
+        draw = list(draws(design(Request(data))))[1]
+    looked_at = seen(Bench(Store(store), data), draw.source, ",".join(map(str, draw.unknown.classes)), 9)
+    learnt = examples(draw.source.task, data.labels, data.columns, data.class_names).train
+    tested = examples(draw.targets[0][0].task, data.labels, data.columns, data.class_names).test
+    pixels = {
+        name: {image.numpy().tobytes() for image in scaled(data.images[where], architecture("sharma"))}
+        for name, where in (("learnt", learnt), ("tested", tested))
+    }
+    here = {image.numpy().tobytes() for image in looked_at.images}
+    assert not here & (pixels["learnt"] | pixels["tested"])
+    assert looked_at.labels.bincount(minlength=10).tolist() == [9] * 10
+
+
+def test_figures_show_what_is_in_the_rows(small: tuple[Study, Path]) -> None:
+    rows = small[0].rows
+    made = {figure.title: figure for figure in figures("sharma", rows)}
+    assert len(made) == 9
+    for figure in made.values():
+        assert spec(figure.chart)
+        assert figure.section in {"levels", "learning", "inside"}
+        assert len(figure.table)
+    points = made["Gain from retraining a layer against the decoder's error there"].table
+    assert len(points) == 2 * 2 * 5  # draws, layers, unknown classes
+    gained = pick(rows, quantity="gain", seed=1, layer="conv2", class_name=points.iloc[-1]["class_name"])
+    mine = points[(points["seed"] == 1) & (points["layer"] == "conv2")].set_index("class_name")["gain"]
+    assert mine[points.iloc[-1]["class_name"]] == pytest.approx(gained["value"].mean())
+    errors = made["The decoder's error for each class"].table.set_index(["layer", "class_name", "group"]).sort_index()
+    assert errors.loc[("conv2", "8"), "paper"].tolist()[0] == DECODERS["8"][1]
+    assert figures("sharma", frame([])) == ()
+
+
+def test_sources_that_did_not_learn_are_said(ten: DataSet) -> None:
+    about = {"quantity": "accuracy", "split": "test", "step": 300, "trial": None, "net": "sharma"}
+    rows = frame([{**about, "run_key": str(seed), "seed": seed, "value": (0.61, 0.95)[seed]} for seed in range(2)])
+    assert remarks(design(Request(ten)), rows) == [
+        "source sharma of seed 0: right on 61.0% of test images of its own classes, not on 90%: it does not know them "
+        "well"
+    ]
+
+
+# ---------------------------------------------------------------- the deep net
+
+
+def test_vgg19s_layers_an_eighth_as_wide() -> None:
+    """Simonyan and Zisserman's configuration E: 2, 2, 4, 4, 4 convolutions and three linear layers."""
+    sizes = layer_parameters("vgg19narrow", (1, 32, 32), 5)
+    maps = [1, 8, 8, 16, 16, *[32] * 4, *[64] * 8]
+    wanted = {f"conv{k}": 9 * maps[k - 1] * maps[k] + 2 * maps[k] for k in range(1, 17)}
+    assert sizes == {**wanted, "fc17": 64 * 65, "fc18": 64 * 65, "fc19": 5 * 65}
+    x, sides = torch.zeros(2, 1, 32, 32), []
+    net = build("vgg19narrow", (1, 32, 32), 5, 0).eval()
+    for layer in net.children():
+        x = layer(x)
+        sides.append(x.shape[-1] if x.dim() == 4 else 1)
+    assert sides == [32, 16, 16, 8, 8, 8, 8, 4, 4, 4, 4, 2, 2, 2, 2, 1, 1, 1, 1]
+    assert tuple(x.shape) == (2, 5)
+
+
+def test_an_untrained_vgg19_keeps_its_signal() -> None:
+    """He's initialisation: after sixteen convolutions activations are about as large as after the first."""
+    net, images = build("vgg19narrow", (1, 32, 32), 5, 3).eval(), torch.randn(8, 1, 32, 32)
+    seen_by = []
+    x = images
+    for layer in net.children():
+        x = layer(x)
+        seen_by.append(x.square().mean().sqrt().item())
+    assert 0.1 < seen_by[15] / seen_by[0] < 10
