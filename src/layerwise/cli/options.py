@@ -13,7 +13,10 @@ StoreOption = Annotated[
 ]
 STORE = Path("layerwise-store")
 # For completion, without torch; a test holds them to layerwise.nets.
-NET_NAMES = ("lenet5", "lenet5relu", "resnet20", "resnet32", "sharma", "small8")
+NET_NAMES = (
+    "alexnet40", "alexnet40normal", "lenet5", "lenet5relu", "resnet20", "resnet32", "sharma", "small40",
+    "small40normal", "small8",
+)  # fmt: skip
 PROBE_NAMES = (  # a test holds them to layerwise.probing
     "knn", "linear", "cka", "cka_debiased", "cka_minibatch", "cka_rbf", "cca_mean",
     "cca_squared", "svcca", "pwcca", "procrustes", "procrustes_raw", "procrustes_angular", "rsa",

@@ -9,6 +9,7 @@ from torch import nn
 
 from layerwise.errors import LayersError, StudyError, unknown
 from layerwise.nets.alexnet import small8
+from layerwise.nets.alexnet40 import alexnet40, alexnet40normal, small40, small40normal
 from layerwise.nets.digits import sharma
 from layerwise.nets.lenet5 import lenet5, lenet5relu
 from layerwise.nets.resnet import resnet20, resnet32
@@ -34,12 +35,18 @@ INK_MEAN, INK_STD = 0.1 / 1.275, 1 / 1.275
 # Of ImageNet's pixels, per channel; the published weights of the ResNets here were trained with them too.
 COLOUR_MEAN, COLOUR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+AS_THEY_ARE = (0.0,), (1.0,)  # pixels from 0 to 1
+
 NETS: dict[str, Architecture] = {
+    "alexnet40": Architecture(alexnet40, *AS_THEY_ARE),
+    "alexnet40normal": Architecture(alexnet40normal, *AS_THEY_ARE),
     "lenet5": Architecture(lenet5, (INK_MEAN,), (INK_STD,)),
     "lenet5relu": Architecture(lenet5relu, (INK_MEAN,), (INK_STD,)),
     "resnet20": Architecture(resnet20, COLOUR_MEAN, COLOUR_STD),
     "resnet32": Architecture(resnet32, COLOUR_MEAN, COLOUR_STD),
     "sharma": Architecture(sharma, (INK_MEAN,), (INK_STD,)),
+    "small40": Architecture(small40, *AS_THEY_ARE),
+    "small40normal": Architecture(small40normal, *AS_THEY_ARE),
     "small8": Architecture(small8, COLOUR_MEAN, COLOUR_STD),
 }
 

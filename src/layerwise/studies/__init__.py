@@ -20,6 +20,7 @@ from types import ModuleType
 from layerwise.errors import StudyError, unknown
 
 STUDIES = {
+    "grand": "Copy a net for one category to another, whole or in part; watch layers drift (Grand, Kahn, Reimers)",
     "gutstein": "Keep the bottom n levels of LeNet-5, retrain the rest on few samples (Gutstein, Fuentes, Freudenthal)",
 }
 
