@@ -15,12 +15,13 @@ import pandas as pd
 
 from layerwise.claims import Claim, Kind, Mean, by_category, decide, direction, judged, unmeasured
 from layerwise.rows import pick
+from layerwise.studies.grand_design import ALL, SINGLE
 from layerwise.studies.grand_measures import BATCH
 
 PAPER = "Grand et al."
 LINE = ["class_name", "other_class", "repeat"]  # the category learnt, that of the source, the repetition
-ALL, CONVOLUTIONS_AND_OUTPUT = "111111", "111001"
-LOW, HIGH = (tuple(ALL[:k] + "0" + ALL[k + 1 :] for k in layers) for layers in (range(3), range(3, 6)))
+CONVOLUTIONS_AND_OUTPUT = "111001"
+LOW, HIGH = SINGLE[:3], SINGLE[3:]
 EARLY = 0.25  # of the training
 IMAGES = "accuracy x images"
 
