@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from layerwise.costs import layer_parameters
-from layerwise.data.dataset import DataSet
+from layerwise.data.dataset import DataSet, make
 from layerwise.errors import LayersError
 from layerwise.feed import feed
 from layerwise.fleet import train_fleet
@@ -33,7 +33,7 @@ def test_the_papers_net_has_six_layers_of_these_sizes() -> None:
     assert sum(sizes.values()) == 7_975_938
     small = layer_parameters("small40", GREY, 2)
     assert list(small) == list(sizes)
-    assert (small["conv3"], small["dense2"]) == (64 * (32 * 9 + 1), 128 * 129)
+    assert (small["conv3"], small["dense2"]) == (32 * (16 * 9 + 1), 128 * 129)
 
 
 def test_it_is_the_forward_pass_of_its_tutorial_by_hand() -> None:
@@ -55,13 +55,14 @@ def test_it_is_the_forward_pass_of_its_tutorial_by_hand() -> None:
     torch.testing.assert_close(net(images), x, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("beta", [0.6, 0.75])
 @pytest.mark.parametrize("size", [1, 3, 9])
 @pytest.mark.parametrize("maps", [1, 5, 16])
-def test_response_norm_is_pytorchs(size: int, maps: int) -> None:
+def test_response_norm_is_pytorchs(size: int, maps: int, beta: float) -> None:
     """Outputs and gradients; also where there are fewer maps than it reaches over."""
     draw = torch.Generator().manual_seed(size + maps)
     x = torch.randn(2, maps, 4, 3, generator=draw, dtype=torch.float64).mul(30).requires_grad_()
-    ours, theirs = ResponseNorm(size, 0.01, 0.6, 2.0)(x), nn.LocalResponseNorm(size, 0.01, 0.6, 2.0)(x)
+    ours, theirs = ResponseNorm(size, 0.01, beta, 2.0)(x), nn.LocalResponseNorm(size, 0.01, beta, 2.0)(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     by_ours, by_theirs = (torch.autograd.grad(y.square().sum(), x)[0] for y in (ours, theirs))
     torch.testing.assert_close(by_ours, by_theirs, rtol=1e-12, atol=1e-12)
@@ -76,13 +77,13 @@ def test_the_authors_began_with_weights_and_biases_of_deviation_one() -> None:
             assert abs(parameter.std().item() - 1) < error, name
 
 
-def test_their_first_losses_were_about_ten_thousand() -> None:
+def test_their_first_losses_are_ten_thousand_and_more() -> None:
     images = torch.rand(50, *GREY, generator=torch.Generator().manual_seed(2))
     classes = torch.arange(50) % 2
     with torch.no_grad():
         losses = [F.cross_entropy(build("alexnet40normal", GREY, 2, k).eval()(images), classes) for k in range(3)]
         he = F.cross_entropy(build("alexnet40", GREY, 2, 0).eval()(images), classes)
-    assert 2e3 < torch.stack(losses).median() < 1e5
+    assert torch.stack(losses).min() > 1e4
     assert he < 5
 
 
@@ -116,9 +117,10 @@ def test_images_it_does_not_take_come_with_the_cure(name: str, images: tuple[int
         build(name, images, 2, 0)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("small40", 40), ("small40normal", 10)])
+@pytest.mark.parametrize(("name", "steps"), [("small40", 10), ("small40normal", 4)])
 def test_a_fleet_of_lesions_is_each_of_them_alone(blobs: DataSet, name: str, steps: int) -> None:
     """In float64, with response normalisation, dropout, Adam and a null class; frozen layers too."""
+    blobs = make("blobs", blobs.images[:, :, ::2, ::2], blobs.labels, blobs.class_names)
     recipe = Recipe(steps, 6, 1e-3, "adam", precision="float64", evaluate_every=5)
     parts = Parts("random", 5)
     tasks = [Task(blobs.digest, (c,), 10, "onehot", parts, 0, (6, 7)) for c in (0, 1)]

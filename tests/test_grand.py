@@ -168,7 +168,7 @@ def test_demo_goes_round_its_categories(twenty: DataSet) -> None:
         "test images: 10 a class, not 100: the smallest class, 'k0', has 40 images (leave it out with --classes)",
         f"categories: {names}, each told from a null class of 14 other classes",
         "images: 30 of a category to train on, all there are (the protocol: 2,240)",
-        f"nets: trained on {50 * made.scale.steps:,} images each, at a rate of 0.0004 (the paper: 10,000, 0.0001)",
+        f"nets: trained on {50 * made.scale.steps:,} images each, at a rate of 0.0008 (the paper: 10,000, 0.0001)",
         "initialisation: N(0, 1) as the authors had it (small40normal), and He's beside it (small40)",
     )
 
@@ -306,7 +306,7 @@ def test_claims_by_hand(twenty: DataSet) -> None:
 
 def test_the_matrix_is_resampled_by_category(twenty: DataSet) -> None:
     """The interval of R1c is the jackknife's over categories, of the differences computed from the curves' ends."""
-    made = design(Request(twenty, net="small40normal"))
+    made = design(Request(twenty, net="small40normal", steps=100))
     draw = np.random.default_rng(5).normal(0.7, 0.05, 99_999)
     rows = made_up(made, lambda cell, share: 0.5 + share * draw[int(key(cell.run), 16) % 99_999] / 2, moved)
     ends = rows[(rows["experiment"] == "speed-up") & (rows["quantity"] == "accuracy") & (rows["step"] == 100)]

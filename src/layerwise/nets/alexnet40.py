@@ -3,8 +3,8 @@
 Grand, Kahn, Reimers 2016, "Transferable learning in convolutional neural networks", section 2.1. They took the AlexNet
 of Aymeric Damien's TensorFlow examples for 40x40 grey images: after each convolution ReLU, 2x2 max pooling, response
 normalisation over nine maps (`tf.nn.lrn(x, 4, bias=1, alpha=0.001 / 9, beta=0.75)`) and dropout that keeps 0.8; no
-dropout behind the dense layers. There weights *and biases* are drawn from N(0, 1), so that the first losses are about
-1e4; `alexnet40normal` begins so, `alexnet40` with He's initialisation. Pixels are taken from 0 to 1, as they are.
+dropout behind the dense layers. There weights *and biases* are drawn from N(0, 1), so that the first losses are 1e4
+and more; `alexnet40normal` begins so, `alexnet40` with He's initialisation. Pixels are taken from 0 to 1, as they are.
 """
 
 from collections import OrderedDict
@@ -16,7 +16,7 @@ from layerwise.errors import LayersError
 from layerwise.nets.response import ResponseNorm
 
 MAPS, DENSE = (64, 128, 256), 1024
-SMALL_MAPS, SMALL_DENSE = (16, 32, 64), 128  # a quarter, and an eighth
+SMALL_MAPS, SMALL_DENSE = (8, 16, 32), 128
 DROPPED = 0.2
 POOLED = 2 ** len(MAPS)  # by how much the image shrinks on its way
 
@@ -32,7 +32,7 @@ def alexnet40normal(channels: int, size: int, outputs: int) -> nn.Module:
 
 
 def small40(channels: int, size: int, outputs: int) -> nn.Module:
-    """Grand's net with a quarter of the maps and 128 dense units: a sixteenth of the work; He's initialisation."""
+    """Grand's net with an eighth of its maps and dense units: a fiftieth of the work; He's initialisation."""
     return _net("small40", SMALL_MAPS, SMALL_DENSE, _he, channels, size, outputs)
 
 
@@ -66,9 +66,10 @@ def _net(
 
 
 def _convolution(inputs: int, maps: int, *more: nn.Module) -> nn.Sequential:
+    """ReLU comes after pooling: the largest of four is what it is, for a quarter of the work."""
     norm = ResponseNorm(9, alpha=0.001)  # TensorFlow's alpha is for one square, PyTorch's for their mean
     return nn.Sequential(
-        nn.Conv2d(inputs, maps, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), norm, nn.Dropout(DROPPED), *more
+        nn.Conv2d(inputs, maps, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), norm, nn.Dropout(DROPPED), *more
     )
 
 
