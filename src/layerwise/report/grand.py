@@ -150,8 +150,8 @@ def drift(rows: pd.DataFrame, quantity: str, layers: Sequence[str]) -> Figure:
     rows = pick(rows, quantity=quantity)
     part = rows["part"].where(rows["part"] != "activations", "")
     rows = rows.assign(nets=(rows["net"] + ", " + rows["condition"] + " " + part).str.strip())
-    table = over_clusters(rows, ["nets", "layer", "step"]).rename(columns={"mean": quantity})
-    table.insert(2, "images", BATCH * table["step"].astype(int))
+    table = rows.groupby(["nets", "layer", "step"])["value"].mean().rename(quantity).dropna().reset_index()
+    table["images"] = BATCH * table["step"].astype(int)
     table["layer"] = pd.Categorical(table["layer"], list(layers))
     table = table.sort_values(["nets", "layer", "images"], ignore_index=True)[["nets", "layer", "images", quantity]]
     table = table.astype({"layer": str, quantity: float}).round({quantity: 5})
