@@ -157,10 +157,10 @@ def remarks(design: Design, rows: pd.DataFrame) -> list[str]:
     """What the rows show that a reader must know: nets that learnt nothing, and measures that had to be cut off."""
     found = []
     transferred = pick(rows, experiment="speed-up", condition="transferred", quantity="images_to_level")
-    for net, of_net in transferred.groupby("net"):
+    for name, of_net in transferred.groupby("net"):
         if never := int(of_net["reason"].notna().sum()):
             found.append(
-                f"{net}: {never} of {len(of_net)} transferred nets never reach the final accuracy of the net from "
+                f"{name}: {never} of {len(of_net)} transferred nets never reach the final accuracy of the net from "
                 f"scratch; they are counted with all {BATCH * design.scale.steps:,} images, not left out"
             )
     ends = final(pick(rows, experiment="speed-up", condition="scratch", split="test", quantity="accuracy"))

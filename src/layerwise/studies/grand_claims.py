@@ -9,6 +9,7 @@ of nets that began with He's, R1a-He.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,7 +96,7 @@ class Net:
         scratch, transferred = (self.drift(c, "distance", "weights") for c in ("scratch", "transferred"))
         if scratch.empty or transferred.empty:
             return transferred
-        own = scratch.droplevel("other_class").reindex(transferred.index.droplevel("other_class"))
+        own = scratch.droplevel("other_class").reindex(_targets(transferred.index))
         return 1 - transferred / own.set_axis(transferred.index)
 
     def keys(self, experiment: str, conditions: Sequence[str] = ()) -> tuple[str, ...]:
@@ -122,8 +123,13 @@ def _repeated(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _minus(values: "pd.Series[float]", scratch: "pd.Series[float]") -> "pd.Series[float]":
     """Each pair's value minus that from scratch on its own target, in the same repetition."""
-    own = scratch.droplevel("other_class").reindex(values.index.droplevel("other_class"))
+    own = scratch.droplevel("other_class").reindex(_targets(values.index))
     return values - own.to_numpy()
+
+
+def _targets(pairs: "pd.Index[Any]") -> pd.MultiIndex:
+    """The index without its sources."""
+    return pd.MultiIndex.from_arrays([pairs.get_level_values(name) for name in ("class_name", "repeat")])
 
 
 def nets(rows: pd.DataFrame) -> list[Net]:
