@@ -7,7 +7,7 @@ import altair as alt
 import pandas as pd
 
 from layerwise.claims import over_clusters as clustered
-from layerwise.report.figures import OKABE_ITO, Figure, curves, layered
+from layerwise.report.figures import HEIGHT, OKABE_ITO, Figure, curves, layered
 from layerwise.report.summary import LEVEL, over_clusters
 from layerwise.rows import pick
 from layerwise.studies.grand_claims import Net, nets
@@ -43,8 +43,8 @@ def _figures(rows: pd.DataFrame) -> Iterator[Figure]:
         yield matrix(speed_up)
         yield learning(speed_up)
     if not lesions.empty:
-        yield areas(lesions)
         for net in found:
+            yield areas(lesions, net.name)
             yield lesioned(lesions, net.name)
     if dynamics["layer"].notna().any():
         for quantity in DRIFT:
@@ -54,7 +54,9 @@ def _figures(rows: pd.DataFrame) -> Iterator[Figure]:
 
 def matrix(rows: pd.DataFrame) -> Figure:
     """A row of heat maps a net: the three measures of every ordered pair of categories."""
-    rows = pick(rows, condition="transferred", quantity=list(MATRIX)).assign(never=lambda t: t["reason"].eq(NEVER))
+    rows = pick(rows, condition="transferred", quantity=list(MATRIX)).assign(
+        never=lambda t: t["reason"].eq(NEVER).fillna(False)
+    )
     by = ["net", "quantity", "other_class", "class_name"]
     table = rows.groupby(by, sort=False)[["value", "never"]].agg({"value": "mean", "never": "all"}).reset_index()
     table = table.astype({"value": float, "never": bool})
@@ -119,29 +121,24 @@ def _chart(table: pd.DataFrame, title: str) -> alt.LayerChart:
     )  # fmt: skip
 
 
-def areas(rows: pd.DataFrame) -> Figure:
+def areas(rows: pd.DataFrame, net: str) -> Figure:
     """Mean accuracy over the learning curve of each mask, sorted: the paper's figure 8, divided by its images."""
-    rows = pick(rows, quantity="mean_accuracy").assign(mask=lambda t: t["condition"].str.removeprefix("lesion "))
-    table = over_clusters(rows, ["mask", "net"]).rename(columns={"mean": "accuracy"})
-    table = table[["mask", "net", "accuracy", "low", "high", "trials"]].sort_values("accuracy", ascending=False)
-    order = table.groupby("mask")["accuracy"].mean().sort_values(ascending=False).index.tolist()
-    names = sorted(table["net"].unique())
-    base = alt.Chart(table).encode(
-        y=alt.Y("mask:N", title="layers copied", sort=order),
-        color=alt.Color("net:N", title="net").scale(domain=names, range=list(OKABE_ITO[: len(names)])),
-    )
-    value = alt.X("accuracy:Q", title="mean test accuracy over the learning curve").scale(zero=False)
-    bars = base.mark_rule(opacity=0.5).encode(x=alt.X("low:Q").scale(zero=False), x2="high:Q")
-    dots = base.mark_point(filled=True, size=60).encode(
-        x=value.axis(format=".0%"), shape=alt.Shape("net:N", title="net").scale(domain=names),
-        tooltip=["mask:N", "net:N", alt.Tooltip("accuracy:Q", format=".1%")],
-    )  # fmt: skip
+    rows = pick(rows, net=net, quantity="mean_accuracy")
+    rows = rows.assign(mask=rows["condition"].str.removeprefix("lesion "))
+    table = over_clusters(rows, ["mask"]).rename(columns={"mean": "accuracy"})
+    table = table[["mask", "accuracy", "low", "high", "trials"]].sort_values("accuracy", ascending=False)
+    order = table["mask"].tolist()
+    base = alt.Chart(table).encode(y=alt.Y("mask:N", title="layers copied", sort=order))
+    across = alt.X("accuracy:Q", title="mean test accuracy over the learning curve").scale(zero=False)
+    hover = ["mask:N", *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("accuracy", "low", "high"))]
+    dots = base.mark_point(filled=True, size=60, color=OKABE_ITO[0]).encode(x=across.axis(format=".0%"), tooltip=hover)
+    lines = base.mark_rule(opacity=0.5, color=OKABE_ITO[0]).encode(x=alt.X("low:Q").scale(zero=False), x2="high:Q")
     caption = (
         "A bit per layer, the input first: 1 is copied, 0 is fresh, and everything is trained. The area under the "
         "learning curve divided by its images. Lines: 95 % interval over the categories that are learnt."
     )
-    chart = layered(dots, bars).properties(height=max(320, ROW * len(order)))
-    return Figure("What each lesion leaves", caption, chart, table)
+    chart = layered(dots, lines).properties(height=max(HEIGHT, ROW * len(order)))
+    return Figure(f"What each lesion leaves ({net})", caption, chart, table)
 
 
 def drift(rows: pd.DataFrame, quantity: str, layers: Sequence[str]) -> Figure:
