@@ -7,7 +7,7 @@ export OMP_NUM_THREADS := 1
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
-	$(BIN)/layerwise study gutstein --scale demo
+	$(BIN)/layerwise study gutstein --experiments levels
 
 test: .venv/installed
 	$(BIN)/pytest -n 2 -m "not soak"

@@ -13,7 +13,10 @@ StoreOption = Annotated[
 ]
 STORE = Path("layerwise-store")
 # For completion, without torch; a test holds them to layerwise.nets.
-NET_NAMES = ("alexnet8", "lenet5", "lenet5relu", "resnet20", "resnet32", "sharma", "small8", "small8bn", "vgg19narrow")
+NET_NAMES = (
+    "alexnet40", "alexnet40normal", "alexnet8", "lenet5", "lenet5relu", "resnet20", "resnet32", "sharma", "small40",
+    "small40normal", "small8", "small8bn", "vgg19narrow",
+)  # fmt: skip
 PROBE_NAMES = (  # a test holds them to layerwise.probing
     "knn", "linear", "cka", "cka_debiased", "cka_minibatch", "cka_rbf", "cca_mean",
     "cca_squared", "svcca", "pwcca", "procrustes", "procrustes_raw", "procrustes_angular", "rsa",

@@ -9,6 +9,7 @@ from torch import nn
 
 from layerwise.errors import LayersError, StudyError, unknown
 from layerwise.nets.alexnet import alexnet8, small8, small8bn
+from layerwise.nets.alexnet40 import alexnet40, alexnet40normal, small40, small40normal
 from layerwise.nets.digits import sharma
 from layerwise.nets.lenet5 import lenet5, lenet5relu
 from layerwise.nets.resnet import resnet20, resnet32
@@ -44,13 +45,19 @@ COLOUR_MEAN, COLOUR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Caffe took the mean of ImageNet's pixels off, per channel, and left their deviation: inputs of -123 to 151.
 CAFFE_MEAN, CAFFE_STD = (122.68 / 255, 116.67 / 255, 104.01 / 255), (1 / 255,) * 3
 
+AS_THEY_ARE = (0.0,), (1.0,)  # pixels from 0 to 1
+
 NETS: dict[str, Architecture] = {
+    "alexnet40": Architecture(alexnet40, *AS_THEY_ARE),
+    "alexnet40normal": Architecture(alexnet40normal, *AS_THEY_ARE),
     "alexnet8": Architecture(alexnet8, CAFFE_MEAN, CAFFE_STD),
     "lenet5": Architecture(lenet5, (INK_MEAN,), (INK_STD,)),
     "lenet5relu": Architecture(lenet5relu, (INK_MEAN,), (INK_STD,)),
     "resnet20": Architecture(resnet20, COLOUR_MEAN, COLOUR_STD),
     "resnet32": Architecture(resnet32, COLOUR_MEAN, COLOUR_STD),
     "sharma": Architecture(sharma, (INK_MEAN,), (INK_STD,)),
+    "small40": Architecture(small40, *AS_THEY_ARE),
+    "small40normal": Architecture(small40normal, *AS_THEY_ARE),
     "small8": Architecture(small8, COLOUR_MEAN, COLOUR_STD),
     "small8bn": Architecture(small8bn, COLOUR_MEAN, COLOUR_STD),
     "vgg19narrow": Architecture(vgg19narrow, (INK_MEAN,), (INK_STD,)),

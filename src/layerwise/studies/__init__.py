@@ -23,8 +23,9 @@ from layerwise.errors import StudyError, unknown
 STUDIES = {
     "gutstein": "Keep the bottom n levels of LeNet-5, retrain the rest on few samples (Gutstein, Fuentes, Freudenthal)",
     "yosinski": "How transferable are the features of each layer of an AlexNet (Yosinski, Clune, Bengio, Lipson)",
-    "hierarchy": "Is what is learnt from hard tasks specific? An odd bar among many (Ahissar and Hochstein, for nets)",
+    "grand": "Copy a net for one category to another, whole or in part; watch layers drift (Grand, Kahn, Reimers)",
     "sharma": "Which layers must be retrained for which unknown class, told from activations alone (Sharma, Cottrell)",
+    "hierarchy": "Is what is learnt from hard tasks specific? An odd bar among many (Ahissar and Hochstein, for nets)",
 }
 
 
