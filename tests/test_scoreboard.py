@@ -25,7 +25,7 @@ from layerwise.errors import StudyError
 from layerwise.outputs import Scoreboard, Study, load
 from layerwise.report import Board, Report, write_scoreboard
 from layerwise.report.figures import levels
-from layerwise.rows import frame
+from layerwise.rows import COLUMNS, frame
 from layerwise.studies import STUDIES, gutstein, study_module
 from test_report import HOSTILE, Page, made_up_report, made_up_rows
 
@@ -39,7 +39,7 @@ def tiny(name: str, **other: object) -> ModuleType:
     module.TITLE, module.words = f"The study {name}", lambda rows, claims: (f"What {name} found.", (f"{name} first",))
     module.design = lambda request: gutstein.design(replace(request, experiments="levels"))
     module.claims = lambda rows: [tiny_claim(name, 0.03)]
-    module.table = lambda *asked: gutstein.table(*asked).assign(study=None)
+    module.table = lambda *asked: gutstein.table(*asked).assign(study=pd.NA).astype(COLUMNS)
     vars(module).update(other)
     return module
 
