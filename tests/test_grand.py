@@ -360,8 +360,9 @@ def test_the_words_carry_the_numbers(twenty: DataSet) -> None:
     assert answer == (
         f"Copying all layers of a net for another category helps where nets begin with He's initialisation: they end "
         f"with {100 * (0.85 + own):.1f} % test accuracy, from scratch with {100 * (0.8 + own):.1f} %, which they reach "
-        "after 2,000 of 5,000 images. These are means over all ordered pairs of categories; helps and hurts mean that "
-        "the 95 % interval of the paired difference, over categories, leaves out zero."
+        "after 2,000 of 5,000 images on average, those that never do counted with all. These are means over all "
+        "ordered pairs of categories; helps and hurts mean that the 95 % interval of the paired difference, over "
+        "categories, leaves out zero."
     )
     assert findings[0].startswith("Lesioning one of the layers 1 to 3 instead of 4 to 6 changes accuracy over the")
     assert "by +3.0 points (He's initialisation; 95 % interval " in findings[0]

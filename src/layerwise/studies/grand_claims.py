@@ -305,7 +305,7 @@ def _told(net: Net) -> str:
     return (
         f"Copying all layers of a net for another category {effect} where nets begin with {net.begins}: they end with "
         f"{transferred:.1%} test accuracy, from scratch with {scratch:.1%}, which they reach after {needed:,.0f} of "
-        f"{net.horizon:,} images."
+        f"{net.horizon:,} images on average, those that never do counted with all."
     ).replace("%", " %")
 
 
