@@ -217,6 +217,7 @@ def test_the_rules_contrast_by_hand() -> None:
         findings
     )
     assert "tells something of what retraining that layer gains" in answer
+    assert "nearest neighbours" not in answer  # it was not measured
 
 
 def test_claims_without_their_experiment_are_not_computed() -> None:

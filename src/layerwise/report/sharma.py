@@ -217,7 +217,7 @@ def _forest(
     series = [str(value) for value in dict.fromkeys(table[colour].tolist())]
     data = table.assign(**{colour: table[colour].astype(str)})
     across = alt.X(field=x, type="quantitative", title=x_title).scale(zero=not percent)
-    across = across.axis(format=".0%" if percent else ".2~f", tickCount=6)
+    across = across.axis(format=".1%" if percent else ".2~f", tickCount=6)
     base = alt.Chart(data).encode(
         y=alt.Y(field=y, type="ordinal", title=None, sort=order, axis=alt.Axis(labelLimit=260)),
         yOffset=alt.YOffset(field=colour, type="nominal", sort=series),

@@ -17,9 +17,9 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
     by = {claim.id: claim for claim in made}
     told = [
         _said(by["S1"], "Relative to all images together, unknown classes spread by {} points more than known ones"),
-        _said(by["S2"], "Images are found by inversion of the last convolution with an error that is {} points larger "
-              "for a shallow net before training than after, relative to the mean of both"),
-        _said(by["S2 deep"], "For a deep net, at its deepest convolution, it is {} points larger before training"),
+        _said(by["S2"], "The error of images found by inversion of a shallow net's last convolution, before training "
+              "less after, is {} points of their mean"),
+        _said(by["S2 deep"], "The same of a deep net's deepest convolution is {} points"),
         _said(by["S3 unknown"], "At the last convolution, decoders draw unknown classes worse by {} squared pixels"),
         _said(by["S4 rule"], "For the classes that the paper's rule would retrain a layer for, retraining gains {} "
               "points more than for the others") + _exceeding(rows),
@@ -50,7 +50,11 @@ def _answer(rows: pd.DataFrame) -> str:
         "unknown classes."
     )
     if ceiling := _mean(correlation(rows, CEILING)):
-        text += f" The gain itself, measured again with other samples, correlates {_number(ceiling)} with itself."
+        text += f" The gain itself, measured again with other samples, correlates {_number(ceiling)} with itself"
+        if direction(ceiling.bounds, ceiling.clusters) == "reproduced":
+            text += "."
+        else:
+            text += ": gains are so small and noisy here that no predictor is refuted by them."
     told = f"{len(telling)} of {len(found)} predictors have an interval above zero"
     text += f" {told}{': ' * bool(telling)}{', '.join(telling)}; the highest is {best}, {_number(found[best])}."
     return f"{text} {_gained(rows)}".strip()
