@@ -72,9 +72,9 @@ def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     values = values.assign(choice=pd.Categorical(values["choice"], CHOICES))
     table = means(values, ["shots", "classes", "choice"])
     caption = (
-        "All levels are kept but the last one or two (mean of both). Every source class has as many samples, so that "
-        "more classes are also more images. Choices look at training images alone, before anything is trained. "
-        + given(table)
+        "All levels are kept but the last one or two (mean of both). Every source class has as many samples, and every "
+        "source is trained to the same accuracy, so that more classes are also more images and more steps. Choices look "
+        "at training images alone, before anything is trained. " + given(table)
     )
     found = []
     for shots in table["shots"].unique():
