@@ -69,12 +69,11 @@ def tuned(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
 
 def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     """Accuracy against the number of source classes, at random and chosen: a figure a number of samples."""
-    values = with_numbers(ends(rows))
-    table = means(values, ["shots", "classes", "choice"])
+    table = means(with_numbers(ends(rows)), ["shots", "classes", "choice"])
     caption = (
         "All levels are kept but the last one or two (mean of both). Every source class has as many samples, and every "
-        "source is trained to the same accuracy, so that more classes are also more images and more steps. Choices look "
-        "at training images alone, before anything is trained. " + given(table)
+        "source is trained to the same accuracy: more classes are also more images and more steps. Choices look at "
+        "training images alone, before anything is trained. " + given(table)
     )
     found = []
     for shots in table["shots"].unique():
@@ -127,7 +126,7 @@ def weights(rows: pd.DataFrame) -> Figure:
 
 def means(values: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Means with intervals over class splits; what repeats within a trial is averaged first."""
-    once = values.groupby([*CLUSTER, "trial", *by], observed=True)["value"].mean()
+    once = values.groupby([*CLUSTER, "trial", *by])["value"].mean()
     return over_clusters(once.reset_index(), by).rename(columns={"mean": "accuracy"})
 
 
