@@ -15,7 +15,7 @@ from layerwise.report.gutstein import figures
 from layerwise.rows import pick
 from layerwise.run import Run, key
 from layerwise.studies.gutstein import cells, claims, design, runs, table, words
-from layerwise.studies.gutstein_beyond import partial, sources, tuned
+from layerwise.studies.gutstein_beyond import CRITERIA, partial, sources, tuned
 from layerwise.studies.gutstein_beyond_claims import slope_on_doublings
 from layerwise.studies.gutstein_design import Design
 from layerwise.studies.request import Request
@@ -255,3 +255,11 @@ def test_the_mixed_model_has_the_same_interaction(sixty_two: DataSet) -> None:
                          "x": np.log2(nets["shots"].astype(float))})  # fmt: skip
     fitted = formula.mixedlm("y ~ t * x", nets, groups="seed").fit()
     assert by_id(rows)["G3"].estimate == pytest.approx(-fitted.params["t:x"], rel=1e-6)
+
+
+def test_the_shares_of_a_layer_stand_in_their_order(sixty_two: DataSet) -> None:
+    rows = made_up(design(Request(sixty_two, experiments="partial")), lambda run: 0.5)
+    for figure in figures(rows):
+        assert list(dict.fromkeys(figure.table["kept"])) == ["none", "25%", "50%", "75%", "all"]
+        several = figure.table.groupby("series")["kept"].count().to_dict()
+        assert several == {f"{c}, {b}": k for c in CRITERIA for b, k in (("frozen", 5), ("retrained", 3))}

@@ -12,7 +12,7 @@ from layerwise.rows import pick
 from layerwise.studies.gutstein_beyond import BECAME, CRITERIA
 from layerwise.studies.gutstein_beyond_claims import with_numbers, with_parts
 
-CHOICES = ("random", "similar", "diverse", "probe")
+RETRAINED = {"frozen": "frozen", "tuned": "retrained"}  # what a condition is called
 
 
 def figures(rows: pd.DataFrame, layers: Sequence[str]) -> tuple[Figure, ...]:
@@ -38,7 +38,8 @@ def partial(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
         return []
     together = pd.concat(series)
     order = ["none", *sorted(set(together["kept"]) - {"none", "all"}), "all"]
-    table = means(together.assign(kept=pd.Categorical(together["kept"], order)), ["layer", "kept", "series"])
+    table = means(together, ["layer", "kept", "series"])
+    table = table.sort_values("kept", key=lambda kept: kept.map(order.index), kind="stable", ignore_index=True)
     caption = (
         "The layers below are copied and frozen, those above are fresh. None and all are the ends of every curve. Each "
         "point: the mean over class splits, over all numbers of samples per class. " + given(table)
@@ -55,7 +56,7 @@ def tuned(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     """Accuracy against levels kept, frozen and retrained."""
     values = ends(rows)
     both = []
-    for condition, became in (("frozen", "frozen"), ("tuned", "retrained")):
+    for condition, became in RETRAINED.items():
         here = values[values["condition"].isin(["scratch", condition])]
         both.append(here.assign(series=[f"{became}, {k} per class" for k in here["shots"]]))
     table = means(pd.concat(both), ["shots", "series", "n"])
@@ -68,13 +69,11 @@ def tuned(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
 
 def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     """Accuracy against the number of source classes, at random and chosen: a figure a number of samples."""
-    values = with_numbers(ends(rows))
-    values = values.assign(choice=pd.Categorical(values["choice"], CHOICES))
-    table = means(values, ["shots", "classes", "choice"])
+    table = means(with_numbers(ends(rows)), ["shots", "classes", "choice"])
     caption = (
-        "All levels are kept but the last one or two (mean of both). Every source class has as many samples, so that "
-        "more classes are also more images. Choices look at training images alone, before anything is trained. "
-        + given(table)
+        "All levels are kept but the last one or two (mean of both). Every source class has as many samples, and every "
+        "source is trained to the same accuracy: more classes are also more images and more steps. Choices look at "
+        "training images alone, before anything is trained. " + given(table)
     )
     found = []
     for shots in table["shots"].unique():
@@ -91,13 +90,15 @@ def lifelong(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     lost = pick(seen[seen["group"] != seen["other_net"]], quantity="forgotten")
     if lost.empty:
         return []
-    lost = lost.assign(series=[f"{kind}, {n} levels" for kind, n in zip(lost["condition"], lost["n"], strict=True)])
+    lost = lost.assign(
+        series=[f"{RETRAINED[c]}, {n} levels" for c, n in zip(lost["condition"], lost["n"], strict=True)]
+    )
     table = means(lost, ["series", "after"])
     chart = drawn(table, "after", "series", "tasks learnt", "shared levels", "accuracy lost on earlier tasks")
     caption = "How much test accuracy the earlier tasks have lost, with their own top levels on the newest trunk. "
     found = [Figure("What new tasks cost the earlier ones", caption + given(table), chart, table, "learning")]
     most = int(lost["n"].max())
-    for condition, became in (("frozen", "frozen"), ("tuned", "retrained")):
+    for condition, became in RETRAINED.items():
         here = means(pick(seen, quantity="remembered", condition=condition, n=most), ["group", "after"])
         chart = drawn(here, "after", "group", "tasks learnt", "accuracy on", "test accuracy")
         caption = f"{most} levels shared and {became}; each task's own levels above stay as it left them. "
@@ -125,7 +126,7 @@ def weights(rows: pd.DataFrame) -> Figure:
 
 def means(values: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Means with intervals over class splits; what repeats within a trial is averaged first."""
-    once = values.groupby([*CLUSTER, "trial", *by], observed=True)["value"].mean()
+    once = values.groupby([*CLUSTER, "trial", *by])["value"].mean()
     return over_clusters(once.reset_index(), by).rename(columns={"mean": "accuracy"})
 
 
