@@ -31,7 +31,7 @@ class Figure:
     chart: alt.TopLevelMixin
     table: pd.DataFrame
     section: str = "levels"  # of the report in which it stands
-    claims: tuple[str, ...] = ()  # ids of those that it shows
+    claims: tuple[str, ...] = ()  # ids of those that it shows, or the first word of several: "Y1" for "Y1 unpaired"
 
 
 def palette(count: int, ordered: bool = True) -> list[str]:

@@ -68,7 +68,9 @@ def matrix(rows: pd.DataFrame) -> Figure:
         "Across: the category that is learnt; down: the category of the net that was copied whole. Bright is good for "
         "transfer. Never: the net did not reach that accuracy, and counts with all images."
     )
-    return Figure("Every category after every other", caption, alt.vconcat(*charts), table)
+    return Figure(
+        "Every category after every other", caption, alt.vconcat(*charts), table, claims=("R1a", "R1b", "R1c", "R1d")
+    )
 
 
 def _heat(table: pd.DataFrame, net: str, title: str, number: str, more: bool) -> alt.LayerChart:
@@ -135,11 +137,11 @@ def areas(rows: pd.DataFrame, net: str) -> Figure:
     lines = base.mark_rule(opacity=0.5, color=OKABE_ITO[0]).encode(x=alt.X("low:Q").scale(zero=False), x2="high:Q")
     caption = (
         "A bit per layer, the input first: 1 is copied, 0 is fresh, and everything is trained. The area under the "
-        "learning curve divided by its images. Lines: 95 % interval over the categories that are learnt, which differ; the "
-        "claims compare masks within each category."
+        "learning curve divided by its images. Lines: 95 % interval over the categories that are learnt, which differ; "
+        "the claims compare masks within each category."
     )
     chart = layered(dots, lines).properties(height=max(HEIGHT, ROW * len(order)))
-    return Figure(f"What each lesion leaves ({net})", caption, chart, table)
+    return Figure(f"What each lesion leaves ({net})", caption, chart, table, claims=("R2a", "R2b", "R5"))
 
 
 def drift(rows: pd.DataFrame, quantity: str, layers: Sequence[str]) -> Figure:
@@ -160,7 +162,9 @@ def drift(rows: pd.DataFrame, quantity: str, layers: Sequence[str]) -> Figure:
     )
     chart = chart.transform_filter(f"datum.nets === nets_{quantity}").add_params(menu)
     caption = f"{told[0].upper()}{told[1:]}. Means over categories; all four measures are of the same nets."
-    return Figure(f"Drift of each layer: {title}", caption, chart, table, "inside")
+    return Figure(
+        f"Drift of each layer: {title}", caption, chart, table, "inside", claims=("R3a", "R3b", "R3c", "R3d", "R3e")
+    )
 
 
 def shorter(found: Sequence[Net]) -> Figure:
@@ -181,4 +185,4 @@ def shorter(found: Sequence[Net]) -> Figure:
         "By which share the distance of a layer's weights from their start is shorter in a transferred net than in the "
         "net from scratch on the same category. "
     )
-    return Figure("Transferred layers change less?", caption + BANDS, chart, table, "inside")
+    return Figure("Transferred layers change less?", caption + BANDS, chart, table, "inside", claims=("R4a", "R4b"))

@@ -63,7 +63,9 @@ def untouched(rows: pd.DataFrame) -> Figure:
     )
     chance = alt.Chart(pd.DataFrame({"chance": [0.5]})).mark_rule(strokeDash=[4, 3], opacity=0.6).encode(y="chance:Q")
     caption = f"Nets as training left them, each at its own difference; dashed: chance. Bars: {BANDS}"
-    return Figure("What easy and hard training carry over", caption, layered(spread, points, chance), table)
+    return Figure(
+        "What easy and hard training carry over", caption, layered(spread, points, chance), table, claims=("H2", "H3")
+    )
 
 
 def relearning(rows: pd.DataFrame, shots: int) -> Figure:
@@ -90,7 +92,7 @@ def learning(rows: pd.DataFrame) -> Figure:
         y_title="test accuracy", colour_title="trained on", continuous=True, ordered=False, size=30,
     )  # fmt: skip
     caption = f"On new images of the own task. Bands: {BANDS}"
-    return Figure("Learning curves of easy and hard training", caption, chart, table, "learning")
+    return Figure("Learning curves of easy and hard training", caption, chart, table, "learning", claims=("H1",))
 
 
 def drift(rows: pd.DataFrame) -> Figure:
@@ -104,7 +106,7 @@ def drift(rows: pd.DataFrame) -> Figure:
         colour_title="trained on", ordered=False, percent=False,
     )  # fmt: skip
     caption = f"The weights of each layer, biases left out. Bands: {BANDS}"
-    return Figure("What training changed, layer by layer", caption, chart, table, "inside")
+    return Figure("What training changed, layer by layer", caption, chart, table, "inside", claims=("H4",))
 
 
 def _named(table: pd.DataFrame, value: str, whole: str) -> pd.DataFrame:

@@ -102,7 +102,9 @@ def forest(rows: pd.DataFrame) -> Iterator[Figure]:
         "it should: a high error, or a low accuracy, that retraining pays. Last: the gain of one half of the trials "
         "against that of the other, which is about what could be reached."
     )
-    yield Figure("What tells which classes gain from retraining a layer?", caption, chart, table, "levels")
+    yield Figure(
+        "What tells which classes gain from retraining a layer?", caption, chart, table, "levels", claims=("S4",)
+    )
 
 
 def decoders(rows: pd.DataFrame) -> Iterator[Figure]:
@@ -158,7 +160,7 @@ def spread(rows: pd.DataFrame) -> Iterator[Figure]:
         "The mean distance of a class's images to their mean, as a share of that of all images to the overall mean, in "
         f"the space of all activations of a layer. Bands: {DRAWS}"
     )
-    yield Figure("How wide known and unknown classes lie", caption, chart, table, "inside")
+    yield Figure("How wide known and unknown classes lie", caption, chart, table, "inside", claims=("S1",))
 
 
 def _told(group: str, condition: str) -> str:

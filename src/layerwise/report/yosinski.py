@@ -90,7 +90,13 @@ def _all_nets(nets: Nets, layers: Sequence[str]) -> Figure | None:
         "from the target half's own base and frozen; AnB: from the other half's; +: tuned. Intervals are in the table: "
         "they are mostly of how halves differ, which pairs of nets share."
     )
-    return Figure("Test accuracy of every net, against layers copied", caption, chart + points, table)
+    return Figure(
+        "Test accuracy of every net, against layers copied",
+        caption,
+        chart + points,
+        table,
+        claims=("Y1", "Y2", "Y3", "Y4"),
+    )
 
 
 def _causes(rows: pd.DataFrame, layers: Sequence[str]) -> Figure | None:
@@ -103,7 +109,7 @@ def _causes(rows: pd.DataFrame, layers: Sequence[str]) -> Figure | None:
         "What freezing costs, in two parts. Co-adaptation is lost even where the task stays the same: the layers above "
         "are learnt again, to fit layers that can no longer change. Specificity is what the other task costs besides. "
     )
-    return Figure("The two causes of loss, layer by layer", caption + _basis(table), chart, table)
+    return Figure("The two causes of loss, layer by layer", caption + _basis(table), chart, table, claims=("Y7",))
 
 
 def _kept(rows: pd.DataFrame, nets: Nets, layers: Sequence[str]) -> Figure | None:
@@ -122,7 +128,7 @@ def _kept(rows: pd.DataFrame, nets: Nets, layers: Sequence[str]) -> Figure | Non
         "Each net's accuracy above chance as a share of its own base's, so that tasks of different difficulty can be "
         "compared: 100 % is as good as the base, 0 is chance. Random filters are layers that were never trained. "
     )
-    return Figure("Distant tasks and random filters", caption + _basis(table), chart, table)
+    return Figure("Distant tasks and random filters", caption + _basis(table), chart, table, claims=("Y5", "Y6"))
 
 
 def _preserved(nets: Nets, layers: Sequence[str]) -> Figure | None:

@@ -260,7 +260,7 @@ def _claim(
 
 def _stated(net: Net, statement: str, quantity: str, unit: str) -> Claim:
     name, _, says = statement.partition(": ")
-    return unmeasured(f"{name}{net.beside}", PAPER, f"{says} ({net.name})", quantity, unit)
+    return unmeasured(f"{name}{net.beside}", PAPER, f"{says} ({net.name})", quantity, unit, "category")
 
 
 def _difference(some: "pd.Series[float] | None", others: "pd.Series[float] | None") -> "pd.Series[float] | None":

@@ -50,6 +50,7 @@ EXPERIMENTS = {
     "layers": "how far easy and hard training move each layer",
 }
 DATA, RESIZE, GREY = "stimuli", None, True
+ANY_DATA = False
 NET = "lenet5relu"
 DIFFICULTIES = {"easy": 30, "hard": 16}  # degrees between the odd bar and the others
 PLACES = ("trained", "new orientations", "new positions")

@@ -107,7 +107,7 @@ def _claim(
     targets: bool = False,  # do the targets go in, beside the sources
 ) -> Claim:
     name, _, says = statement.partition(": ")
-    claim = unmeasured(name, PAPER, says, quantity, unit)
+    claim = unmeasured(name, PAPER, says, quantity, unit, "world")
     if not {"easy", "hard"} <= set(found.columns):
         return decide(claim, "direction", None, 0)
     contrast = (found["easy"] - found["hard"]).astype(float).dropna()

@@ -224,7 +224,7 @@ def _claim(
     pairs: int = 1,
 ) -> Claim:
     name, _, says = stated.partition(": ")
-    stated_claim = replace(unmeasured(name, PAPER, says, quantity, unit), published=published)
+    stated_claim = replace(unmeasured(name, PAPER, says, quantity, unit, "draw"), published=published)
     if contrast is None or contrast.dropna().empty:
         return decide(stated_claim, kind, None, pairs)
     drawn = contrast.dropna().astype(float).rename("value").to_frame().assign(trial=0).set_index("trial", append=True)
