@@ -1,5 +1,7 @@
 """The figures of Gutstein's study: the paper's figures 2 to 5 redrawn from the rows, and what they leave out."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from layerwise.report import gutstein_beyond
@@ -26,8 +28,8 @@ def grid(rows: pd.DataFrame, layers: list[str]) -> tuple[Figure, ...]:
     if len(trials) == 1:
         shown = []  # a range needs two
     return (
-        levels(rows, layers=layers),
+        replace(levels(rows, layers=layers), claims=("G2", "G3", "G4", "G5")),
         *(levels(rows, k, layers) for k in shown),
         *(learning(rows, k, layers) for k in sorted({shots[0], shots[-1]})),
-        gap(rows, layers),
+        replace(gap(rows, layers), claims=("G6",)),
     )

@@ -117,7 +117,8 @@ def verdict_words(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _shown(report: Report, figures: Sequence[tuple[int, Figure]]) -> Iterator[Shown]:
     """The claims with the first figure that names them, else the study's own place on the page."""
     for claim, forest in zip(report.claims, words.forests(report.claims), strict=True):
-        shows = [f"figure-{i}" for i, figure in figures if {claim["id"], claim["id"].partition(" ")[0]} & {*figure.claims}]
+        named = {claim["id"], claim["id"].partition(" ")[0]}
+        shows = [f"figure-{i}" for i, figure in figures if named.intersection(figure.claims)]
         link = shows[0] if shows else f"study-{report.name}"
         yield Shown(claim, forest, link, f"{report.name} {claim['id']}".strip())
 
