@@ -135,8 +135,8 @@ def areas(rows: pd.DataFrame, net: str) -> Figure:
     lines = base.mark_rule(opacity=0.5, color=OKABE_ITO[0]).encode(x=alt.X("low:Q").scale(zero=False), x2="high:Q")
     caption = (
         "A bit per layer, the input first: 1 is copied, 0 is fresh, and everything is trained. The area under the "
-        "learning curve divided by its images. Lines: 95 % interval over the categories that are learnt, which differ; the "
-        "claims compare masks within each category."
+        "learning curve divided by its images. Lines: 95 % interval over the categories that are learnt, which differ: "
+        "the claims compare masks within each."
     )
     chart = layered(dots, lines).properties(height=max(HEIGHT, ROW * len(order)))
     return Figure(f"What each lesion leaves ({net})", caption, chart, table)
