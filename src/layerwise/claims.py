@@ -211,8 +211,12 @@ def unpaired(some: Sequence[float], others: Sequence[float], level: float) -> Me
     estimate, fewer = float(np.mean(some) - np.mean(others)), min(len(some), len(others))
     if fewer < 2:
         return Mean(estimate, None, fewer, "given one net on a side")
-    found = stats.ttest_ind(some, others, equal_var=False).confidence_interval(level)
-    return Mean(estimate, (float(found.low), float(found.high)), fewer)
+    errors = [float(np.var(group, ddof=1)) / len(group) for group in (some, others)]  # squared, of each mean
+    if not any(errors):  # as of nets that have all learnt nothing
+        return Mean(estimate, (estimate, estimate), fewer)
+    freedom = sum(errors) ** 2 / sum(e**2 / (len(g) - 1) for e, g in zip(errors, (some, others), strict=True))
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(sum(errors))
+    return Mean(estimate, (estimate - half, estimate + half), fewer)
 
 
 def unmeasured(name: str, paper: str, statement: str, quantity: str, unit: str = "points") -> Claim:
