@@ -148,6 +148,17 @@ def test_paired_and_pooled_differ_where_halves_differ() -> None:
     assert len(found["Y4"].rows) == 2 + 2 + 10  # sources, bases, nets
 
 
+def test_nets_that_all_end_alike_have_a_point_for_an_interval() -> None:
+    """Bug: of nets that had learnt nothing, all at chance, scipy warned and gave no interval."""
+    assert unpaired([0.25] * 3, [0.125] * 3, 0.95).bounds == (0.125, 0.125)
+    found = unpaired([0.25] * 3, [0.1, 0.2, 0.3], 0.95)
+    assert found.bounds == pytest.approx([0.05 - 0.1 * 4.302653 / 3**0.5, 0.05 + 0.1 * 4.302653 / 3**0.5])
+    assert {claim.verdict for claim in claims(made_up(lambda *_: 0.5)) if claim.id != "Y3"} == {
+        "undecided",
+        "reproduced",
+    }
+
+
 def test_dissimilar_halves_fall_three_times_as_far() -> None:
     rows = of_the_authors()[0]
     found = of_the_authors()[1]
