@@ -327,7 +327,7 @@ def test_names_for_completion_are_the_nets_there_are() -> None:
 
 
 def test_lists_fit_eighty_columns(run: Callable[..., SimpleNamespace]) -> None:
-    assert run("data").out.splitlines()[0] == "--data                 what it is"
+    assert run("data").out.splitlines()[0] == "--data                  what it is"
     for words in (["data"], ["nets", "lenet5"], ["--help"], ["study", "--help"], ["runs", "--help"]):
         found = run(*words)
         assert (found.code, found.err) == (0, "")
