@@ -440,12 +440,12 @@ def test_the_words_carry_the_numbers() -> None:
     rows = made_up(lambda name, n, target: made_of_two_causes(name, n, target) - wobble(target * (n + 1)) * (n > 0))
     answer, findings = words(rows, claims(made_up(made_of_two_causes)))
     assert answer == (
-        "Layers that are copied and frozen lose accuracy for two reasons, in points of test accuracy (in brackets 95 % "
-        "intervals): at n = 1 co-adaptation 0.0 [0.0 to 0.0] and specificity −1.0 [−1.0 to −1.0]; at n = 4 "
+        "What copying and freezing the bottom n layers changes has two causes, in points of test accuracy (in brackets "
+        "95 % intervals): at n = 1 co-adaptation 0.0 [0.0 to 0.0] and specificity −1.0 [−1.0 to −1.0]; at n = 4 "
         "co-adaptation −2.0 [−2.0 to −2.0] and specificity −4.0 [−4.0 to −4.0]; at n = 5 co-adaptation −2.0 [−2.0 to "
         "−2.0] and specificity −5.0 [−5.0 to −5.0]; at n = 7 co-adaptation 0.0 [0.0 to 0.0] and specificity −7.0 "
-        "[−7.0 to −7.0]. Co-adaptation is lost even when the task stays the same, because the layers above must be "
-        "learnt again; specificity is lost because the task is another. Means over 5 class splits."
+        "[−7.0 to −7.0]. Co-adaptation would show if the task stayed the same, too, as the layers above must be "
+        "learnt again; specificity shows because the task is another. Means over 5 class splits."
     )
     assert findings[0].startswith(
         "Copied from the other half and tuned, nets beat their base (contested): +3.0 points ("

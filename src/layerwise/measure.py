@@ -90,12 +90,13 @@ def measure(
 
     `data` is the folder of the data set. With one process they are made in this one.
     """
-    found = {one.key: rows for one in wanted if (rows := _kept(store, one)) is not None}
-    missing = list({one.key: one for one in wanted if one.key not in found}.values())
+    each = {one.key: one for one in wanted}
+    found = {name: rows for name, one in each.items() if (rows := _kept(store, one)) is not None}
+    missing = [one for name, one in each.items() if name not in found]
     if not missing:
         return found, []
     failures: list[str] = []
-    listener.say(f"Measuring: {len(wanted)} measurements wanted, {len(found)} stored, {len(missing)} missing")
+    listener.say(f"Measuring: {len(each)} measurements wanted, {len(found)} stored, {len(missing)} missing")
     tick = listener.probing("measuring")
     try:
         for done, (one, end) in enumerate(_made(missing, store, data, processes), 1):
@@ -106,7 +107,7 @@ def measure(
             tick(done, len(missing))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"{len(found)} of {len(wanted)} measurements are stored; the same command does the rest"
+            f"{len(found)} of {len(each)} measurements are stored; the same command does the rest"
         ) from None
     finally:
         listener.close()

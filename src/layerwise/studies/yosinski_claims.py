@@ -215,7 +215,8 @@ def _against_filters(nets: Nets, distant: Nets, filters: Nets) -> list[Claim]:
 
 
 def _claim(name: str, says: str, quantity: str, published: str) -> Claim:
-    return replace(unmeasured(name, PAPER, says, quantity), published=LOGS.format(published))
+    cluster = "net" if name.endswith(" unpaired") else "class split"
+    return replace(unmeasured(name, PAPER, says, quantity, cluster=cluster), published=LOGS.format(published))
 
 
 def losses(rows: pd.DataFrame) -> pd.DataFrame:
@@ -246,9 +247,9 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
     clusters = int(found["clusters"].max())
     basis = f"{clusters} class splits" if clusters > 1 else "one class split"
     answer = (
-        "Layers that are copied and frozen lose accuracy for two reasons, in points of test accuracy (in brackets 95 % "
-        f"intervals): {'; '.join(told)}. Co-adaptation is lost even when the task stays the same, because the layers "
-        f"above must be learnt again; specificity is lost because the task is another. Means over {basis}"
+        "What copying and freezing the bottom n layers changes has two causes, in points of test accuracy (in brackets "
+        f"95 % intervals): {'; '.join(told)}. Co-adaptation would show if the task stayed the same, too, as the layers "
+        f"above must be learnt again; specificity shows because the task is another. Means over {basis}"
         f"{'.' if clusters >= FEWEST_CLUSTERS else f'; under {FEWEST_CLUSTERS} decide nothing.'}"
     )
     by = {claim.id: claim for claim in made}
