@@ -31,7 +31,7 @@ class Figure:
     chart: alt.TopLevelMixin
     table: pd.DataFrame
     section: str = "levels"  # of the report in which it stands
-    claims: tuple[str, ...] = ()  # ids of those that it shows, or the first word of several: "Y1" for "Y1 unpaired"
+    claims: tuple[str, ...] = ()  # ids of those that it shows; Y1 is also that of "Y1 unpaired", R1 of "R1-He"
 
 
 def palette(count: int, ordered: bool = True) -> list[str]:

@@ -12,6 +12,8 @@ from layerwise.rows import pick
 from layerwise.studies.gutstein_beyond import BECAME, CRITERIA
 from layerwise.studies.gutstein_beyond_claims import with_numbers, with_parts
 
+PARTIAL = ("G8", "G13", "G14", "G15", "G16")  # claims that the figures show
+SOURCES, LIFELONG = ("G10", "G17", "G18", "G19"), ("G11", "G12", "G20", "G21")
 RETRAINED = {"frozen": "frozen", "tuned": "retrained"}  # what a condition is called
 
 
@@ -48,7 +50,9 @@ def partial(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     for layer in table["layer"].unique():
         here = table[table["layer"] == layer].reset_index(drop=True)
         chart = drawn(here, "kept", "series", f"share of the maps of {layer} that is kept", "chosen by")
-        found.append(Figure(f"Part of {layer} kept: how many of its maps, and which", caption, chart, here))
+        found.append(
+            Figure(f"Part of {layer} kept: how many of its maps, and which", caption, chart, here, claims=PARTIAL)
+        )
     return found
 
 
@@ -63,7 +67,13 @@ def tuned(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     table.insert(3, "kept", [kept_name(int(n), layers) for n in table["n"]])
     chart = drawn(table, "kept", "series", "layers kept", "kept layers")
     return [
-        Figure("The kept levels frozen, or free to retrain", "Test accuracy in the end. " + given(table), chart, table)
+        Figure(
+            "The kept levels frozen, or free to retrain",
+            "Test accuracy in the end. " + given(table),
+            chart,
+            table,
+            claims=("G9",),
+        )
     ]
 
 
@@ -79,7 +89,11 @@ def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     for shots in table["shots"].unique():
         here = table[table["shots"] == shots].sort_values(["classes", "choice"], ignore_index=True)
         chart = drawn(here, "classes", "choice", "source classes", "source classes")
-        found.append(Figure(f"What the source has learnt, for targets of {shots} per class", caption, chart, here))
+        found.append(
+            Figure(
+                f"What the source has learnt, for targets of {shots} per class", caption, chart, here, claims=SOURCES
+            )
+        )
     return found
 
 
@@ -96,7 +110,7 @@ def lifelong(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     table = means(lost, ["series", "after"])
     chart = drawn(table, "after", "series", "tasks learnt", "shared levels", "accuracy lost on earlier tasks")
     caption = "How much test accuracy the earlier tasks have lost, with their own top levels on the newest trunk. "
-    found = [Figure("What new tasks cost the earlier ones", caption + given(table), chart, table, "learning")]
+    found = [Figure("What new tasks cost the earlier ones", caption + given(table), chart, table, "learning", LIFELONG)]
     most = int(lost["n"].max())
     for condition, became in RETRAINED.items():
         here = means(pick(seen, quantity="remembered", condition=condition, n=most), ["group", "after"])

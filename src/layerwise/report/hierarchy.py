@@ -80,7 +80,9 @@ def relearning(rows: pd.DataFrame, shots: int) -> Figure:
         y_title="test accuracy", colour_title="difference, and where", ordered=False,
     )  # fmt: skip
     caption = f"0 layers kept is learning from scratch. Bands: {BANDS}"
-    return Figure(f"Relearning elsewhere from {shots} samples per class, by layers kept", caption, chart, table)
+    return Figure(
+        f"Relearning elsewhere from {shots} samples per class, by layers kept", caption, chart, table, claims=("H5",)
+    )
 
 
 def learning(rows: pd.DataFrame) -> Figure:

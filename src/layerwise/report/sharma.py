@@ -132,7 +132,7 @@ def decoders(rows: pd.DataFrame) -> Iterator[Figure]:
             "Decoders learn the known classes only. Circles: the class is known; triangles: it is unknown. Means over "
             "the draws in which it is either."
         )
-        yield Figure(title, caption, chart, _plain(table), "inside")
+        yield Figure(title, caption, chart, _plain(table), "inside", claims=("S3",))
 
 
 def _of_paper(order: list[str], layer: str, digit: str) -> float | None:
@@ -188,7 +188,9 @@ def inversions(rows: pd.DataFrame) -> Iterator[Figure]:
             "How far images found by descent, until the layer sees in them what it saw in an image, are from that "
             f"image; pixels are from 0 to 1. Bands: {DRAWS}"
         )
-        yield Figure(f"Images found by inversion of the {depth} net, {net}", caption, chart, table, "inside")
+        shown = ("S2 deep",) if experiment == DEEP else ("S2", "S2 known")
+        title = f"Images found by inversion of the {depth} net, {net}"
+        yield Figure(title, caption, chart, table, "inside", claims=shown)
 
 
 def pictured(rows: pd.DataFrame) -> Iterator[Figure]:

@@ -1,5 +1,6 @@
 """The report of a study: what the paper says, what was measured, the claims, the runs."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,8 +118,8 @@ def verdict_words(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _shown(report: Report, figures: Sequence[tuple[int, Figure]]) -> Iterator[Shown]:
     """The claims with the first figure that names them, else the study's own place on the page."""
     for claim, forest in zip(report.claims, words.forests(report.claims), strict=True):
-        named = {claim["id"], claim["id"].partition(" ")[0]}
-        shows = [f"figure-{i}" for i, figure in figures if named.intersection(figure.claims)]
+        named = (claim["id"], re.split("[ -]", claim["id"])[0])  # of "Y1 unpaired" also Y1, of "R1-He" also R1
+        shows = [f"figure-{i}" for name in named for i, figure in figures if name in figure.claims]
         link = shows[0] if shows else f"study-{report.name}"
         yield Shown(claim, forest, link, f"{report.name} {claim['id']}".strip())
 
