@@ -54,7 +54,7 @@ def _answer(rows: pd.DataFrame) -> str:
         if direction(ceiling.bounds, ceiling.clusters) == "reproduced":
             text += "."
         else:
-            text += ": gains are so small and noisy here that no predictor is refuted by them."
+            text += ": gains are so small and noisy here that an interval around zero refutes no predictor."
     told = f"{len(telling)} of {len(found)} predictors have an interval above zero"
     text += f" {told}{': ' * bool(telling)}{', '.join(telling)}; the highest is {best}, {_number(found[best])}."
     return f"{text} {_gained(rows)}".strip()
