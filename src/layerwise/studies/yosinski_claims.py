@@ -8,9 +8,7 @@ were independent (Welch's interval), although they share halves and bases, and c
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
 from layerwise.claims import FEWEST_CLUSTERS, LEVELS, Claim, Kind, decide, judged, over_clusters, unmeasured, unpaired
 from layerwise.rows import final, pick
@@ -185,8 +183,6 @@ def _distance(nets: Nets, distant: Nets) -> list[Claim]:
     claim = _claim("Y5", says, f"{quantity}; {len(splits[0])} class splits against {len(splits[1])}", "+29.2")
     if all(splits):
         made = judged(claim, "direction", unpaired(splits[0], splits[1], LEVELS["direction"]), sum(map(len, losses)))
-        if made.clusters >= FEWEST_CLUSTERS and min(map(np.ptp, splits)) > 0:
-            made = replace(made, p=float(stats.ttest_ind(*splits, equal_var=False).pvalue))
         claim = replace(made, rows=keys)
     else:
         claim = judged(claim, "direction", None, 0)
