@@ -4,28 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerwise.claims import FALSE_DISCOVERIES, plural
+from layerwise.studies.sentences import MINUS, points
 
-MINUS, SPACE = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"  # at which no line is broken
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A change with its sign: "+3.2", "−0.4", "0.0".
-
-    >>> signed(3.24), signed(-0.04), signed(-1.0)
-    ('+3.2', '0.0', '−1.0')
-    """
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
-
-
-def points(fraction: float) -> str:
-    """A change of accuracy in percentage points, signed; one that would round to nothing has a digit more.
-
-    >>> points(0.0324), points(-0.00012), points(0.0)
-    ('+3.2', '−0.01', '0.0')
-    """
-    small = 0.005 <= abs(100 * fraction) < 0.05
-    return signed(100 * fraction, 2 if small else 1)
+SPACE = "\N{NO-BREAK SPACE}"  # at which no line is broken
 
 
 def number(value: float) -> str:

@@ -18,6 +18,7 @@ from layerwise.claims import Claim, Kind, Mean, by_category, decide, direction, 
 from layerwise.rows import pick
 from layerwise.studies.grand_design import ALL, SINGLE
 from layerwise.studies.grand_measures import BATCH
+from layerwise.studies.sentences import MINUS, between, points
 
 PAPER = "Grand et al."
 LINE = ["class_name", "other_class", "repeat"]  # the category learnt, that of the source, the repetition
@@ -312,15 +313,12 @@ def _told(net: Net) -> str:
 def _said(claim: Claim, sentence: str, net: Net) -> str:
     """A finding: the contrast with its interval, and the verdict on the paper's claim."""
     assert claim.estimate is not None
-    told = sentence.format(_number(claim, claim.estimate)) + f" ({net.begins}"
-    if claim.interval:
-        low, high = (_number(claim, bound) for bound in claim.interval)
-        given = claim.rule.partition("this interval is ")[2]
-        told += f"; {100 * (claim.level or 0):.0f} % interval {low} to {high}{', ' * bool(given)}{given}"
+
+    def number(value: float) -> str:
+        """In points where it is a fraction, else with three digits."""
+        return points(value) if claim.unit == "points" else f"{value:+.3g}".replace("-", MINUS)
+
+    told = sentence.format(number(claim.estimate)) + f" ({net.begins}"
+    if interval := between(claim, number):
+        told += f"; {interval}"
     return f"{told}). The paper's claim {claim.id} is {claim.verdict}."
-
-
-def _number(claim: Claim, value: float) -> str:
-    """In points where it is a fraction, else with three digits."""
-    text = f"{100 * value:+.1f}" if claim.unit == "points" else f"{value:+.3g}"
-    return text.replace("-", "\N{MINUS SIGN}")

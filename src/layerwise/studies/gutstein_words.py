@@ -7,6 +7,7 @@ import pandas as pd
 from layerwise.claims import FEWEST_CLUSTERS, Claim, direction, over_clusters
 from layerwise.rows import pick
 from layerwise.studies.gutstein_claims import PAPER, Grids, levels
+from layerwise.studies.sentences import between, points
 
 SENTENCES = {  # of the claims that are findings, in their order
     "G2": "With 1 and 5 samples per class, keeping levels changes test accuracy by {} points on average",
@@ -78,21 +79,12 @@ def _basis(rows: pd.DataFrame) -> str:
     return f"These are means over {basis} and {nets}: under {FEWEST_CLUSTERS} class splits decide nothing."
 
 
-def _points(value: float) -> str:
-    """A change in percentage points; one that would round to nothing has a digit more."""
-    digits = 2 if 0.005 <= abs(100 * value) < 0.05 else 1
-    text = f"{100 * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-    return text if value else text[1:]
-
-
 def _said(claim: Claim, sentence: str, *, sign: int = 1) -> str:
     """A finding: the contrast (times the sign) in points with its interval, and the verdict on the claim."""
     if claim.estimate is None:
         return f"{claim.statement}: not measured, the runs that it needs were not made."
-    told = sentence.format(_points(sign * claim.estimate))
-    if claim.interval:
-        low, high = map(_points, sorted(sign * bound for bound in claim.interval))
-        given = claim.rule.partition("this interval is ")[2]
-        told += f" ({100 * (claim.level or 0):.0f} % interval {low} to {high}{', ' * bool(given)}{given})"
+    told = sentence.format(points(sign * claim.estimate))
+    if interval := between(claim, points, sign=sign):
+        told += f" ({interval})"
     whose = "The paper's" if claim.paper == PAPER else "Our"
     return f"{told}. {whose} claim {claim.id} is {claim.verdict}."

@@ -5,11 +5,13 @@ Every contrast is easy minus hard within one world: a quarter turn of orientatio
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 
 from layerwise.claims import FEWEST_CLUSTERS, Claim, decide, unmeasured
 from layerwise.rows import final, pick
+from layerwise.studies.sentences import between, points, signed
 
 PAPER = "Ahissar and Hochstein 1997 (wanted by Grand et al.)"
 CHANCE = 0.5
@@ -153,8 +155,8 @@ def _said(claim: Claim) -> str:
     """A finding: the contrast with its interval, and the verdict on the claim."""
     if claim.estimate is None:
         return f"{claim.statement}: not measured, the runs that it needs were not made."
-    scale, digits = (100, 1) if claim.unit == "points" else (1, 2)
-    found = [scale * one for one in (claim.estimate, *(claim.interval or ()))]
-    numbers = [f"{one:+.{digits}f}".replace("-", "\N{MINUS SIGN}") for one in found]
-    given = f" (95 % interval {numbers[1]} to {numbers[2]})" if claim.interval else ""
-    return f"{claim.statement}: easy minus hard is {numbers[0]} {claim.unit}{given}. {claim.id} is {claim.verdict}."
+    told = points if claim.unit == "points" else partial(signed, digits=2)
+    interval = between(claim, told)
+    given = f" ({interval})" if interval else ""
+    change = f"easy minus hard is {told(claim.estimate)} {claim.unit}{given}"
+    return f"{claim.statement}: {change}. {claim.id} is {claim.verdict}."

@@ -6,7 +6,7 @@ import pandas as pd
 
 from layerwise.claims import FEWEST_CLUSTERS, Claim, Mean, direction, over_clusters
 from layerwise.rows import pick
-from layerwise.studies.sharma_claims import MINUS
+from layerwise.studies.sentences import between, points, signed
 from layerwise.studies.sharma_retraining import ALL, CEILING, DRAW, PAPERS, PREDICTORS, correlation, flagged
 
 LEVEL = 0.95
@@ -87,24 +87,18 @@ def _mean(values: "pd.Series[float] | None") -> Mean | None:
 
 def _number(mean: Mean, times: float = 1, digits: int = 2) -> str:
     if mean.bounds is None:
-        return _signed(times * mean.estimate, digits)
-    low, high = (_signed(times * bound, digits) for bound in mean.bounds)
+        return signed(times * mean.estimate, digits)
+    low, high = (signed(times * bound, digits) for bound in mean.bounds)
     given = f", {mean.given}" if mean.given else ""
-    return f"{_signed(times * mean.estimate, digits)} (95 % interval {low} to {high}{given})"
-
-
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+    return f"{signed(times * mean.estimate, digits)} (95 % interval {low} to {high}{given})"
 
 
 def _said(claim: Claim, sentence: str) -> str:
     """A finding: the contrast with its interval, and the verdict on the paper's claim; nothing if not measured."""
     if claim.estimate is None:
         return ""
-    times = 100 if claim.unit == "points" else 1
-    told = sentence.format(_signed(times * claim.estimate, 1))
-    if claim.interval:
-        low, high = (_signed(times * bound, 1) for bound in claim.interval)
-        given = claim.rule.partition("this interval is ")[2]
-        told += f" ({100 * (claim.level or 0):.0f} % interval {low} to {high}{', ' * bool(given)}{given})"
+    number = points if claim.unit == "points" else signed
+    told = sentence.format(number(claim.estimate))
+    if interval := between(claim, number):
+        told += f" ({interval})"
     return f"{told}. The paper's claim {claim.id} is {claim.verdict}."

@@ -12,6 +12,7 @@ import pandas as pd
 
 from layerwise.claims import FEWEST_CLUSTERS, LEVELS, Claim, Kind, decide, judged, over_clusters, unmeasured, unpaired
 from layerwise.rows import final, pick
+from layerwise.studies.sentences import between, points
 
 PAPER = "Yosinski et al."
 LINE, COLUMN = ["seed", "target_task", "trial"], ["condition", "n"]
@@ -253,21 +254,15 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
 
 
 def _points(mean: "pd.Series[float]") -> str:
-    told = _signed(-mean["mean"])
-    return told if pd.isna(mean["low"]) else f"{told} [{_signed(-mean['high'])} to {_signed(-mean['low'])}]"
-
-
-def _signed(value: float) -> str:
-    text = f"{100 * value:+.1f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+    told = points(-mean["mean"])
+    return told if pd.isna(mean["low"]) else f"{told} [{points(-mean['high'])} to {points(-mean['low'])}]"
 
 
 def _said(claim: Claim) -> str:
     """A finding: the contrast in points with its interval, and the verdict."""
     if claim.estimate is None:
         return f"{claim.statement}: not measured, the runs that it needs were not made."
-    told = f"{claim.statement}: {_signed(claim.estimate)} points ({claim.quantity}"
-    if claim.interval:
-        low, high = map(_signed, claim.interval)
-        told += f"; {100 * (claim.level or 0):.0f} % interval {low} to {high}"
+    told = f"{claim.statement}: {points(claim.estimate)} points ({claim.quantity}"
+    if interval := between(claim, points):
+        told += f"; {interval}"
     return f"{told}). The claim {claim.id} is {claim.verdict}."
