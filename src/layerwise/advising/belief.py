@@ -13,7 +13,6 @@ Williams 2006, equations 2.22 to 2.24).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -24,8 +23,7 @@ from layerwise.advising.candidates import Option
 LEVEL = 0.3  # how well this net does on these data at all
 LIKE, OWN = 0.03, 0.01  # of g: what an option shares with those like it, and its own
 SHORT = 0.05
-FOLD = 0.05
-NOISE = 0.6  # of the binomial variance is an option's own; the rest are images that are hard for all
+NOISE = 0.6  # of the binomial variance is an option's own; the rest are images that are hard for all: the fold's
 FAR = 0.5  # root of the share of layers treated otherwise over which options stop being alike
 DECADE = 0.5  # powers of ten of the learning rate over which they do
 
@@ -33,28 +31,21 @@ Options = Float[np.ndarray, " options"]
 Square = Float[np.ndarray, "options options"]
 
 
-class Place(Protocol):
-    """Where an option is tried: on which fold of so many examples, with what share of the steps."""
-
-    @property
-    def option(self) -> int: ...
-    @property
-    def fold(self) -> str: ...
-    @property
-    def share(self) -> float: ...
-    @property
-    def examples(self) -> int: ...
-
-
 @dataclass(frozen=True)
-class Trial:
-    """An option tried on a fold, and the accuracy there."""
+class Place:
+    """Where an option is tried: by its position, on which fold, with what share of the steps."""
 
     option: int
     fold: str
-    share: float  # of the steps
-    accuracy: float
+    share: float
     examples: int  # in the fold
+
+
+@dataclass(frozen=True)
+class Trial(Place):
+    """An option tried on a fold, and the accuracy there."""
+
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -106,13 +97,12 @@ class Model:
     ) -> tuple[Float[np.ndarray, "options others"], Float[np.ndarray, " others"]]:
         """After these trials: the covariance of every option with what others would show, and the variance of that."""
         at = [other.option for other in others]
-        covariance, variance = (
-            self._whole[:, at],
-            np.diag(self._covariance(others, others)) + self._noise(trials, others),
-        )
+        typical = self._typical(trials)
+        covariance = self._whole[:, at]
+        variance = np.diag(self._covariance(others, others, typical)) + NOISE * _binomial(others, typical)
         if not trials:
             return covariance, variance
-        between = self._covariance(trials, others)
+        between = self._covariance(trials, others, typical)
         solved = np.linalg.solve(self._of_trials(trials), between)
         of_options = self._whole[:, [trial.option for trial in trials]]
         return covariance - of_options @ solved, variance - (between * solved).sum(0)
@@ -121,7 +111,11 @@ class Model:
         """The accuracy that a trial would show if it turned out as expected."""
         at = [trial.option for trial in trials]
         seen = np.array([trial.accuracy for trial in trials]) - (self.level + self.prior)[at]
-        shift = self._covariance([other], trials) @ np.linalg.solve(self._of_trials(trials), seen) if trials else 0.0
+        shift = (
+            self._covariance([other], trials, self._typical(trials)) @ np.linalg.solve(self._of_trials(trials), seen)
+            if trials
+            else 0.0
+        )
         return float(self.level + self.prior[other.option] + np.sum(shift))
 
     @cached_property
@@ -132,20 +126,29 @@ class Model:
     def _whole(self) -> Square:
         return LIKE**2 * self._likeness + OWN**2 * np.eye(len(self.options)) + LEVEL**2
 
-    def _covariance(self, some: Sequence[Place], others: Sequence[Place]) -> Float[np.ndarray, "some others"]:
-        """Of what trials show, their noise left out."""
+    def _covariance(
+        self, some: Sequence[Place], others: Sequence[Place], typical: float
+    ) -> Float[np.ndarray, "some others"]:
+        """Of what trials show, their own noise left out."""
         pairs = np.ix_([one.option for one in some], [one.option for one in others])
         short = np.outer([one.share < 1 for one in some], [one.share < 1 for one in others])
         same = np.equal.outer([one.fold for one in some], [one.fold for one in others])
-        return np.asarray(self._whole[pairs] + SHORT**2 * self._likeness[pairs] * short + FOLD**2 * same)
+        hard = (1 - NOISE) * _binomial(others, typical)
+        return np.asarray(self._whole[pairs] + SHORT**2 * self._likeness[pairs] * short + hard * same)
 
     def _of_trials(self, trials: Sequence[Trial]) -> Float[np.ndarray, "trials trials"]:
-        return np.asarray(self._covariance(trials, trials) + np.diag(self._noise(trials, trials)))
+        typical = self._typical(trials)
+        own = np.diag(NOISE * _binomial(trials, typical))
+        return np.asarray(self._covariance(trials, trials, typical) + own)
 
-    def _noise(self, trials: Sequence[Trial], others: Sequence[Place]) -> Float[np.ndarray, " others"]:
-        """The variance of an accuracy on so many images, at the mean of those seen."""
-        typical = np.clip(np.mean([trial.accuracy for trial in trials]) if trials else self.level, 0.05, 0.95)
-        return NOISE * typical * (1 - typical) / np.array([other.examples for other in others])
+    def _typical(self, trials: Sequence[Trial]) -> float:
+        """The mean accuracy seen, away from the ends where a share has no variance."""
+        return float(np.clip(np.mean([trial.accuracy for trial in trials]) if trials else self.level, 0.05, 0.95))
+
+
+def _binomial(places: Sequence[Place], typical: float) -> Float[np.ndarray, " places"]:
+    """The variance of the share of so many images that are got right."""
+    return typical * (1 - typical) / np.array([place.examples for place in places])
 
 
 def likeness(found: Sequence[Option]) -> Square:

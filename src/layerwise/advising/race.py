@@ -13,20 +13,16 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import norm
 
-from layerwise.advising.belief import Belief, Model, Trial
+from layerwise.advising.belief import Belief, Model, Place, Trial
 
 NODES = norm.ppf((np.arange(64) + 0.5) / 64)  # of the outcome of a trial, equally likely
 LEAST = 1e-4  # expected gain in accuracy of all that the rest of the budget could buy, under which it is saved
 
 
 @dataclass(frozen=True)
-class Possible:
+class Possible(Place):
     """A trial that could be made, and its cost in operations."""
 
-    option: int
-    fold: str
-    share: float
-    examples: int
     flops: float
 
 
@@ -53,7 +49,7 @@ def next_trials(
         chosen.append(one)
         budget -= one.flops
         mean = model.expected(expected, one)
-        expected.append(Trial(one.option, one.fold, one.share, mean, one.examples))
+        expected.append(Trial(one.option, one.fold, one.share, one.examples, mean))
     return chosen
 
 
