@@ -59,7 +59,10 @@ FORMS = "crop:PIXELS, flip and jitter:SHARE, such as crop:4,flip,jitter:0.2"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("flop", f"'flop': unknown word 'flop'; did you mean 'flip'? (known: crop, flip, jitter); it is made of {FORMS}"),
+        (
+            "flop",
+            f"'flop': unknown word 'flop'; did you mean 'flip'? (known: crop, flip, jitter); it is made of {FORMS}",
+        ),
         ("crop", f"'crop': 'crop' is not understood; it is made of {FORMS}"),
         ("crop:-1", f"'crop:-1': 'crop:-1' is not understood; it is made of {FORMS}"),
         ("flip:2", f"'flip:2': 'flip:2' is not understood; it is made of {FORMS}"),
@@ -145,7 +148,9 @@ def test_images_do_not_depend_on_their_batch_and_keep_their_layout() -> None:
 
 
 def test_a_crop_as_large_as_the_images() -> None:
-    with pytest.raises(StudyError, match="^augmentation crop:8 is not possible for 8x9 images; take a smaller one$"):
+    with pytest.raises(
+        StudyError, match=r"^augmentation crop:8 is not possible for images of 9x8; take a smaller one$"
+    ):
         varied(torch.randn(2, 1, 8, 9), "crop:8", [STAY] * 2)
 
 
@@ -186,7 +191,7 @@ def members(data: DataSet, texts: Sequence[str], recipe: Recipe, net: str = "len
 
 
 def test_runs_that_are_compared_see_the_same_pixels(blobs: DataSet) -> None:
-    """Treatment and source do not matter; the seed does; and words share what they draw: crops with flips and without."""
+    """Treatment and source do not matter, the seed does; and words share what they draw: crops with flips or not."""
     frozen, tuned = (members(blobs, [text], RECIPE)[0] for text in ("F3R*", "T*"))
     food = feed(tuned.task, blobs, tuned.net, "float64")
     seen = {}

@@ -1,10 +1,10 @@
 """Augmentation as a text: `crop:4,flip,jitter:0.2`, and the numbers that each sample of each pass draws for it.
 
-    >>> Augmentation.parse("flip")                          # left and right exchanged, for every other sample
+    >>> Augmentation.parse("flip")                     # left and right exchanged, for one sample in two
     Augmentation(crop=0, flip=True, jitter=0.0)
-    >>> Augmentation.parse("crop:4,flip").spell()           # ... of a crop: the image is padded by 4 pixels, and shifted
+    >>> Augmentation.parse("crop:4,flip").spell()      # cropped from the image with 4 pixels around it, and flipped
     'crop:4,flip'
-    >>> Augmentation.parse("jitter:.2, flip").spell()       # in any order; brightness, contrast, saturation by 0.8 to 1.2
+    >>> Augmentation.parse("jitter:.2, flip").spell()  # in any order; brightness, contrast, saturation by 0.8 to 1.2
     'flip,jitter:0.2'
     >>> Augmentation.parse("crop:0,jitter:0") == Augmentation(), Augmentation().spell()      # nothing is done
     (True, '')

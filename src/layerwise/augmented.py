@@ -74,7 +74,9 @@ def _moved(images: Images, drawn: Float[Tensor, "images 3"], how: Augmentation) 
     """Cropped and flipped: whole rows are chosen first, which are copied as they lie, then places within them."""
     count, channels, height, width = images.shape
     if how.crop >= min(height, width):
-        raise StudyError(f"augmentation crop:{how.crop} is not possible for {height}x{width} images; take a smaller one")
+        raise StudyError(
+            f"augmentation crop:{how.crop} is not possible for {height}x{width} images; take a smaller one"
+        )
     padded = F.pad(images, (how.crop,) * 4).contiguous()  # (images, channels, rows, places)
     corners = (drawn[:, :2] * (2 * how.crop + 1)).long()  # (images, 2): top, left
     rows = torch.arange(height, device=images.device) + corners[:, :1]

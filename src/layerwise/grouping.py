@@ -10,9 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from layerwise.errors import DataError
 
 
-def together(
-    columns: Mapping[str, np.ndarray], names: Sequence[str], images: int
-) -> Int[np.ndarray, " images"]:
+def together(columns: Mapping[str, np.ndarray], names: Sequence[str], images: int) -> Int[np.ndarray, " images"]:
     """The number of each image's group: equal where images are linked by equal values of any of these columns.
 
     Two images of one person are, and so is a third of another person that is a copy of either. Raises DataError for a
@@ -39,8 +37,8 @@ def draw_groups(
     """Groups, in this order, until each class has as many images as its goal, where that can be.
 
     A group is passed over where none of its classes lacks images any more, and where it would leave one of them without
-    an image: a class that is one group has no image outside it, and stays as it is. Groups that overshoot a goal by more
-    than half of it are tried last.
+    an image outside: a class that is one group stays as it is. Groups that overshoot a goal by more than half of it are
+    tried last.
     """
     kinds, at = np.unique(groups, return_inverse=True)
     sizes = np.zeros((len(kinds), len(goals)), np.int64)  # images of each class in each group

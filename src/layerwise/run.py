@@ -161,7 +161,7 @@ class Run:
 
 
 NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in (Recipe, Task, Parts)}
-ADDED = {Recipe: {"augment": ""}, Task: LATER, Parts: PARTS_LATER}
+ADDED: dict[type, Mapping[str, Any]] = {Recipe: {"augment": ""}, Task: LATER, Parts: PARTS_LATER}
 """Fields that came after keys were first made: left out at these values, so that older keys stay."""
 
 

@@ -40,7 +40,9 @@ class Parts:
     validation: int = 0  # images a class
     seed: int = 0
     groups: tuple[str, ...] = ()  # columns whose values stay on one side
-    share: float = 0.0  # at most this share of a class's images is drawn for test, and of the rest for validation; 0: any
+    share: float = (
+        0.0  # at most this share of a class's images is drawn for test, and of the rest for validation; 0: any
+    )
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ def _train_stage(
     order, again = tee(islice(batches(run, stage, examples), recipe.steps))
     augmenter = Augmenter([run], stage, [examples])
     said = time.monotonic()
-    for step, ((images, classes), batch) in enumerate(zip(food.batches("train", map(share.of, order)), again)):
+    shares = zip(food.batches("train", map(share.of, order)), again, strict=True)
+    for step, ((images, classes), batch) in enumerate(shares):
         if augmenter.is_on:
             images = augmenter.vary(images, share.of(augmenter.take(batch[None])[0]))
         # The loss is a mean over the whole batch; this is the share's part of it, and the parts are to be summed.
