@@ -1,6 +1,7 @@
 """Groups: images that must be on one side of train, validation and test, as those of one person or one scene."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Int
@@ -36,23 +37,35 @@ def draw_groups(
 ) -> Int[np.ndarray, " chosen"]:
     """Groups, in this order, until each class has as many images as its goal, where that can be.
 
-    A group is passed over where none of its classes lacks images any more, and where it would leave one of them without
-    an image outside: a class that is one group stays as it is. Groups that overshoot a goal by more than half of it are
-    tried last.
+    First come those that bring nothing beyond the goals, then those of which a quarter, a half, or anything is beyond
+    them. None is taken that would leave a class without an image outside: a class that is one group stays as it is.
     """
-    kinds, at = np.unique(groups, return_inverse=True)
-    sizes = np.zeros((len(kinds), len(goals)), np.int64)  # images of each class in each group
-    np.add.at(sizes, (at.reshape(-1), labels), 1)
-    position = {int(kind): k for k, kind in enumerate(kinds)}
-    left, lacking = sizes.sum(0), goals.copy()
-    chosen: list[int] = []
-    for patience in (0.5, np.inf):
+    if len(groups) == 0:
+        return np.empty(0, np.int64)
+    found = _drawn(*(np.ascontiguousarray(one, np.int64).tobytes() for one in (labels, groups, goals, order)))
+    return np.frombuffer(found, np.int64)
+
+
+@lru_cache(maxsize=16)  # all tasks of a study part their data alike
+def _drawn(*given: bytes) -> bytes:
+    labels, groups, goals, order = (np.frombuffer(one, np.int64) for one in given)
+    kinds, counts = np.unique(np.stack([groups, labels]), axis=1, return_counts=True)
+    cuts = np.flatnonzero(np.diff(kinds[0])) + 1
+    sizes = {  # the classes of each group, and how many images it has of each
+        int(group[0]): (own, count)
+        for group, own, count in zip(*(np.split(one, cuts) for one in (*kinds, counts)), strict=True)
+    }
+    left, lacking = np.bincount(labels, minlength=len(goals)), goals.copy()
+    chosen: dict[int, None] = {}
+    for most in (0, 0.25, 0.5, 1):
         for group in order.tolist():
-            own = sizes[position[group]]
-            has = own > 0
-            wanted = bool((lacking[has] > 0).any()) and group not in chosen
-            fits = bool((own[has] <= np.maximum(lacking[has], 0) + patience * np.maximum(goals[has], 1)).all())
-            if wanted and fits and bool((left[has] > own[has]).all()):
-                chosen.append(group)
-                left, lacking = left - own, lacking - own
-    return np.array(chosen, np.int64)
+            if not (lacking > 0).any():
+                break
+            own, count = sizes[group]
+            beyond = count.sum() - np.minimum(count, lacking[own].clip(0)).sum()
+            fits = group not in chosen and beyond < count.sum() and beyond <= most * count.sum()
+            if fits and (left[own] > count).all():
+                chosen[group] = None
+                left[own] -= count
+                lacking[own] -= count
+    return np.array(list(chosen), np.int64).tobytes()

@@ -42,7 +42,7 @@ def data(
             found, _ = open_data(locator, cache, resize=error.side, skip_unreadable=True, **how)  # type: ignore[arg-type]
             cure = f"sizes differ: pass --resize N; shown as by --resize {error.side}"
         told = summary(found, cure)
-    print_table(["", ""], [list(line) for line in told.lines])
+    print_table(["data", locator], [list(line) for line in told.lines])
     typer.echo("")
     print_table(told.heads, [list(row) for row in told.classes])
     for heading, items in (("Notes", told.notes), ("Unreadable", told.unreadable)):

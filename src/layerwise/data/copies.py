@@ -13,8 +13,6 @@ from jaxtyping import Bool, Int
 
 from layerwise.data.dataset import COPIES, PARTS, DataSet, digest
 
-CURE = "--drop-duplicates leaves them out"
-
 
 def firsts(images: np.ndarray) -> Int[np.ndarray, " examples"]:
     """The position of the first image that has the same pixels: its own, where an image is no copy."""
@@ -38,12 +36,22 @@ def checked(dataset: DataSet, *, drop: bool = False) -> DataSet:
     if (same == np.arange(len(same))).all():
         return dataset
     split = dataset.columns.get("split", np.full(len(same), PARTS[0]))
-    notes = [*dataset.notes, *_shared(dataset, same, split, drop=drop)]
     if drop:
         keep = ~superfluous(same, split)
-        left = f"{np.sum(~keep):,} copies were left out: {np.sum(keep):,} of {len(keep):,} images are used"
-        return _only(dataset, keep, [*notes, left])
-    return replace(dataset, columns={**dataset.columns, COPIES: same}, notes=(*notes, _told(dataset, same)))
+        were = "copy was" if np.sum(~keep) == 1 else "copies were"
+        left = f"{np.sum(~keep):,} {were} left out: {np.sum(keep):,} of {len(keep):,} images are used"
+        fewer = _only(dataset, keep, [*dataset.notes, left])
+        return fewer if (same := same[keep]).size == len(np.unique(same)) else _with_copies(fewer)
+    notes = (*dataset.notes, *_shared(dataset, same, split), *_repeated(dataset, same, split))
+    return replace(dataset, columns={**dataset.columns, COPIES: same}, notes=notes)
+
+
+def _with_copies(dataset: DataSet) -> DataSet:
+    """What is left of copies once they are dropped is in a published test part."""
+    same = firsts(dataset.images)
+    count = len(same) - len(np.unique(same))
+    note = f"the test part has {count:,} cop{'y' if count == 1 else 'ies'} of its own images, and is left as published"
+    return replace(dataset, columns={**dataset.columns, COPIES: same}, notes=(*dataset.notes, note))
 
 
 def superfluous(same: Int[np.ndarray, " examples"], split: np.ndarray) -> Bool[np.ndarray, " examples"]:
@@ -55,7 +63,7 @@ def superfluous(same: Int[np.ndarray, " examples"], split: np.ndarray) -> Bool[n
     return shared | train & repeated
 
 
-def _shared(dataset: DataSet, same: np.ndarray, split: np.ndarray, *, drop: bool) -> list[str]:
+def _shared(dataset: DataSet, same: np.ndarray, split: np.ndarray) -> list[str]:
     """What two published parts have in common, loudly."""
     told = []
     for one, other in (("train", "test"), ("validation", "test"), ("train", "validation")):
@@ -63,25 +71,33 @@ def _shared(dataset: DataSet, same: np.ndarray, split: np.ndarray, *, drop: bool
         if both.any():
             last = int(np.argmax(both))
             first = int(np.argmax((same == same[last]) & (split == one)))
+            some = f"{np.sum(both):,} of {np.sum(split == other):,} {other} images"
+            pair = f"{_name(dataset, first)} and {_name(dataset, last)}"
+            are = "is" if np.sum(both) == 1 else "are"
             told.append(
-                f"CAUTION: {np.sum(both):,} of {np.sum(split == other):,} {other} images are in {one} too, pixel for "
-                f"pixel (such as {_name(dataset, first)} and {_name(dataset, last)}): what is measured on them is too "
-                f"good" + ("" if drop else f"; {CURE} of {one}")
+                f"CAUTION: {some} {are} in {one} too, pixel for pixel (such as {pair}): what is measured on {other} is "
+                f"too good; --drop-duplicates leaves them out of {one}"
             )
     return told
 
 
-def _told(dataset: DataSet, same: np.ndarray) -> str:
-    """How many copies there are, and two examples."""
-    copy = int(np.argmax(same != np.arange(len(same))))
-    count = int(np.sum(same != np.arange(len(same))))
-    pair = f"{_name(dataset, int(same[copy]))} and {_name(dataset, copy)}"
-    text = f"{count:,} image{'s are copies' if count > 1 else ' is a copy'} of others, pixel for pixel (such as {pair})"
+def _repeated(dataset: DataSet, same: np.ndarray, split: np.ndarray) -> list[str]:
+    """How many copies one part has, or data without parts, and two examples; copies in two classes are worse."""
+    parts = np.unique(split, return_inverse=True)[1].reshape(-1)
+    pairs = np.unique(np.stack([parts, same]), axis=1, return_index=True, return_inverse=True)
+    before = pairs[1][pairs[2].reshape(-1)]  # the first copy in the same part
+    told = []
+    if len(copies := np.flatnonzero(before != np.arange(len(same)))):
+        are = "image is a copy" if len(copies) == 1 else "images are copies"
+        pair = f"{_name(dataset, int(before[copies[0]]))} and {_name(dataset, int(copies[0]))}"
+        text = f"{len(copies):,} {are} of another, pixel for pixel (such as {pair})"
+        kept = "" if "split" in dataset.columns else "; where images are parted at random, copies stay on one side"
+        told.append(f"{text}{kept}; --drop-duplicates leaves all but one out")
     if len(odd := np.flatnonzero(dataset.labels != dataset.labels[same])):
         one, other = (dataset.class_names[dataset.labels[k]] for k in (same[odd[0]], odd[0]))
         pair = f"{_name(dataset, int(same[odd[0]]))} is '{one}', {_name(dataset, int(odd[0]))} is '{other}'"
-        text += f"; {len(odd):,} of them in another class ({pair})"
-    return f"{text}; where images are parted at random, copies stay on one side; {CURE}"
+        told.append(f"equal images are in different classes, {len(odd):,} in all: {pair}")
+    return told
 
 
 def _name(dataset: DataSet, position: int) -> str:

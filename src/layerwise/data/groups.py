@@ -36,7 +36,6 @@ def grouped(pattern: str, paths: Sequence[str]) -> np.ndarray:
         raise DataError(f"--groups '{pattern}' has no part in round brackets; put those around the group's name")
     found = [search.search(path) for path in paths]
     if lacking := [path for path, one in zip(paths, found, strict=True) if one is None or one[1] is None]:
-        raise DataError(
-            f"--groups '{pattern}' finds nothing in {lacking[0]}, as in {len(lacking):,} of {len(paths):,} paths"
-        )
+        count = f"{len(lacking):,} of {len(paths):,} paths"
+        raise DataError(f"--groups '{pattern}' finds nothing in {lacking[0]}, as in {count}; correct it, or the names")
     return np.array([one[1] for one in found if one])

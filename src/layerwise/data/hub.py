@@ -64,7 +64,8 @@ def load(name: str) -> Any:
             "pip install --upgrade datasets"
         )
     datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.ERROR)
+    for library in ("datasets", "huggingface_hub"):  # they tell each attempt at a network that is not there
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         return datasets.load_dataset(name)
     except Exception as error:  # of the network, of the hub, or of a file: there are dozens of kinds

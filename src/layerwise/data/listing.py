@@ -73,18 +73,16 @@ def listing(path: Path) -> Listing:
     heads, begin = header(path, rows[0])
     for number, row in enumerate(rows[begin:], begin + 1):
         if len(row) != len(heads):
-            raise DataError(
-                f"{path}: line {number} has {len(row)} values for {len(heads)} columns; quote commas in values"
-            )
+            there = f"{len(row)} values for {len(heads)} columns"
+            raise DataError(f"{path}: line {number} has {there}; put commas in a value between quotes")
     if len(rows) == begin:
         raise DataError(f"{path} has no lines below its heads; {NEEDS}")
     values = dict(zip(heads, zip(*rows[begin:], strict=True), strict=True))
     image, label = the_column(heads, PATHS, 0), the_column(heads, LABELS, 1)
     for key in (image, label):
         if "" in values[key]:
-            raise DataError(
-                f"{path}: line {values[key].index('') + begin + 1} has no {key}; add it, or remove the line"
-            )
+            line = values[key].index("") + begin + 1
+            raise DataError(f"{path}: line {line} has no {key}; add it, or remove the line")
     return Listing(values.pop(image), values.pop(label), values)
 
 
@@ -121,7 +119,5 @@ def parts(path: Path, values: tuple[str, ...]) -> np.ndarray:
     if None in found:
         strange = values[found.index(None)]
         known = ", ".join(PART_NAMES)
-        raise DataError(
-            f"{path}: column 'split' has '{strange}'; it may hold {known}: correct it, or rename the column"
-        )
+        raise DataError(f"{path}: column 'split' has '{strange}'; it may hold {known}: correct or rename it")
     return np.array(found)

@@ -131,7 +131,8 @@ def _made_alike(sizes: Counter[str], grey: int, readable: int, options: Options)
             f"{options.resize}x{options.resize}: the square in the middle, scaled"
         )
     if 0 < grey < readable and not options.grey:
-        told.append(f"{grey:,} grey images are among {readable - grey:,} in colour; theirs are three equal channels")
+        are = "image is" if grey == 1 else "images are"
+        told.append(f"{grey:,} grey {are} among {readable - grey:,} in colour; grey becomes three equal channels")
     return tuple(told)
 
 

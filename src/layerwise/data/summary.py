@@ -59,7 +59,7 @@ def _lines(
         ),
         ("columns", "; ".join(columns)),
         ("of classes", "; ".join(class_columns)),
-        ("duplicates", f"{copies:,} images are copies of others" if copies else "none"),
+        ("duplicates", f"{copies:,}" if copies else "none"),
         ("unreadable", f"{unreadable:,} of {unreadable + images:,}" if unreadable else "none"),
         ("digest", dataset.digest),
     ]
