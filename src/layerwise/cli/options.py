@@ -59,10 +59,10 @@ def study_names(incomplete: str) -> list[str]:
 
 
 def data_names(incomplete: str) -> list[str]:
-    """Kinds of data whose names begin so, with the colon where a path follows."""
+    """Kinds of data whose names begin so, with the colon where a path or a name must follow."""
     from layerwise.data import READERS
 
-    return among(name + ":" * reader.takes_path for name, reader in READERS.items())(incomplete)
+    return among(name + ":" * (reader.takes_path or name == "hub") for name, reader in READERS.items())(incomplete)
 
 
 def among(names: Iterable[str]) -> Callable[[str], list[str]]:
