@@ -118,7 +118,7 @@ READERS: dict[str, Reader] = {
     "npz": Reader("npz:FILE", "arrays images, labels; optionally class_names and columns", npz.read),
     "parquet": Reader("parquet:DIR", "parquet files in the Hugging Face layout: image and label", read_parquet),
     "folder": Reader("folder:DIR", "a folder of pictures per class, or train/ val/ test/ of them", folder.read),
-    "csv": Reader("csv:FILE", "a line per picture: path, label, and columns such as person or split", listing.read),
+    "csv": Reader("csv:FILE", "a line per picture: path, label, person, split, ...", listing.read),
     "omniglot": Reader("omniglot:ZIP", "Omniglot's archive as published; classes alphabet/character", omniglot.read),
     "hub": Reader("hub:NAME[:SPLIT,...]", "a data set of the Hugging Face hub, downloaded; or a folder", read_hub),
 }
