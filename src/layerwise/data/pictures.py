@@ -89,11 +89,16 @@ def decode(content: Path | bytes | None, options: Options) -> np.ndarray:
     try:
         size = content.stat().st_size if isinstance(content, Path) else len(content)
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as image:
-            return channels_first(np.asarray(resized(_plain(image, options.grey), options.resize)))
+            return pixels_of(image, options)
     except UnreadableError:
         raise
     except Exception as error:  # Pillow's decoders meet damage with many kinds of exception
         raise UnreadableError(_complaint(error, size)) from error
+
+
+def pixels_of(image: Image.Image, options: Options) -> np.ndarray:
+    """The pixels of an opened image, uint8 (channels, height, width), turned upright; raises UnreadableError."""
+    return channels_first(np.asarray(resized(_plain(image, options.grey), options.resize)))
 
 
 def _complaint(error: Exception, size: int) -> str:
