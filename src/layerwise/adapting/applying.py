@@ -1,4 +1,4 @@
-"""A treatment for a training loop of your own: the net made ready, its optimiser groups, and frozen layers that stay so.
+"""A treatment for a training loop of your own: the net made ready, its optimiser groups, and what is frozen held.
 
     >>> from torch import nn, optim
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
@@ -16,13 +16,14 @@ calls, so that buffers do not drift. `check` holds them to what they were, byte 
 import copy
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from layerwise.adapting.spreading import over_layers
 from layerwise.errors import LayersError, StudyError
 from layerwise.layers import Layer, fit, layers, set_modes
 from layerwise.randomness import seed as seeded
@@ -83,6 +84,8 @@ class Applied:
 
     def _begin(self, number: int) -> None:
         """Make the net ready for a stage: weights as the letters say, frozen layers held."""
+        if self.number:
+            self.check()
         for release in self._released:
             release()
         self.number, self._released = number, []
@@ -123,7 +126,7 @@ def apply(
 
     `example` is any input that the net takes. With `outputs` its head, the last linear layer, is a new one of that
     width. Fresh layers (R, X, M) are drawn by each module's own `reset_parameters`, or taken from the net that `fresh`
-    makes. The treatment's sources are the weights that the net has now.
+    makes: apply it before the net goes to a GPU, and the seed decides the draw. The source is the net as it is now.
 
     Raises TreatmentError and LayersError where the treatment does not fit the net, and StudyError for letters that need
     the engine (`layerwise.adapt`): P ranks units on training data, W asks for the weights before training.
@@ -131,7 +134,7 @@ def apply(
     made = copy.deepcopy(net)
     kind = type(net).__name__
     found = layers(made, example)
-    wanted = fit(_over_layers(_parsed(treatment), granularity), kind, found)
+    wanted = fit(over_layers(_parsed(treatment), granularity), kind, found)
     _check(wanted, kind, found, layer_rates, rate, outputs)
     if outputs is not None:
         with _stream(seeded("apply", seed, "head")):
@@ -146,13 +149,6 @@ def _parsed(treatment: str | Treatment) -> Treatment:
     return Treatment.parse(treatment) if isinstance(treatment, str) else treatment
 
 
-def _over_layers(treatment: Treatment, granularity: str) -> Treatment:
-    """The treatment over layers that one over blocks or stages means."""
-    if granularity != "layer":
-        raise StudyError(f"--granularity {granularity} is not known; known: layer")
-    return treatment
-
-
 def _check(
     treatment: Treatment, kind: str, found: Sequence[Layer], layer_rates: Sequence[float], rate: float | None,
     outputs: int | None,
@@ -160,9 +156,13 @@ def _check(
     letters = treatment.letters()
     for letter in "PW":
         if any(symbol[0] == letter for stage in letters for symbol in stage):
-            raise StudyError(f"treatment '{treatment}' has {letter}, which layerwise.adapt carries out and apply cannot")
+            raise StudyError(
+                f"treatment '{treatment}' has {letter}, which layerwise.adapt carries out and apply cannot"
+            )
     if layer_rates and (len(layer_rates) != len(found) or rate is None):
-        raise StudyError(f"{len(layer_rates)} layer_rates multiply a rate, one for each of {len(found)} layers; pass both")
+        raise StudyError(
+            f"{len(layer_rates)} layer_rates multiply a rate, one for each of {len(found)} layers; pass both"
+        )
     if outputs is not None and letters[0][-1] not in {"R", "X"}:
         raise LayersError(
             f"treatment '{treatment}' copies the head '{found[-1].name}' of net '{kind}', which outputs={outputs} "
@@ -205,12 +205,12 @@ def _reset(net: nn.Module, layer: Layer) -> None:
     """Draw a layer anew by its modules' own ways to do so."""
     owned: set[str] = set()
     for holder in layer.modules:
-        for inner, module in net.get_submodule(holder).named_modules(prefix=holder):
+        inside = list(net.get_submodule(holder).named_modules(prefix=holder))
+        for name, module in reversed(inside):  # attention has the last word on the projection inside it
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):
                 reset()
-                deep = hasattr(module, "_reset_parameters")  # attention draws what is inside it too
-                owned |= {f"{inner}.{name}" for name, _ in module.named_parameters(recurse=deep)}
+                owned |= {f"{name}.{own}" if name else own for own, _ in module.named_parameters(recurse=False)}
     if left := [name for name in layer.parameters if name not in owned]:
         raise LayersError(
             f"'{left[0]}' of layer {layer.number} '{layer.name}' belongs to a module without reset_parameters(); pass "
@@ -235,13 +235,26 @@ def _load(net: nn.Module, values: Mapping[str, Tensor]) -> None:
         own[name].copy_(value)
 
 
+class _Held:
+    """`train` of a frozen module: it stays in eval mode, and what is inside it is told as ever."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        self.module.training = False
+        for child in self.module.children():
+            child.train(mode)
+        return self.module
+
+
 def _hold(module: nn.Module) -> Callable[[], None]:
     """Keep a module in eval mode, whatever is called; gives what lets it go.
 
-    `train` of the module itself answers the loops that call it, and a hook those that set modes in another way. Both
+    Its own `train` answers the loops that call it, and a hook those that set modes in another way. Both are values that
     are copied and pickled with the net.
     """
-    module.train = MethodType(_stay, module)  # type: ignore[method-assign]
+    module.train = _Held(module)  # type: ignore[method-assign]
     handle = module.register_forward_pre_hook(_in_eval)
 
     def release() -> None:
@@ -249,14 +262,6 @@ def _hold(module: nn.Module) -> Callable[[], None]:
         del module.train
 
     return release
-
-
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
-    """`train` of a frozen module: it stays in eval mode, and what is inside it is told as ever."""
-    module.training = False
-    for child in module.children():
-        child.train(mode)
-    return module
 
 
 def _in_eval(module: nn.Module, _arguments: object) -> None:
@@ -277,18 +282,9 @@ def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(plain.view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def _stream(drawn: int) -> Any:
+@contextmanager
+def _stream(drawn: int) -> Iterator[None]:
     """PyTorch's stream on the CPU, seeded for a while; the caller's is not touched."""
-    return _Seeded(drawn)
-
-
-class _Seeded:
-    def __init__(self, drawn: int) -> None:
-        self.drawn = drawn
-
-    def __enter__(self) -> None:
-        self.before = torch.get_rng_state()
-        torch.default_generator.manual_seed(self.drawn)
-
-    def __exit__(self, *_error: object) -> None:
-        torch.set_rng_state(self.before)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(drawn)
+        yield

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from layerwise.adapting.described import NAME, Described
 from layerwise.adapting.rates import Recipes, recipes, trial
+from layerwise.adapting.spreading import over_layers
 from layerwise.data.dataset import DataSet
 from layerwise.errors import LayersError, StudyError
 from layerwise.job import counts
@@ -169,14 +170,7 @@ def _treatment(
     text = wish.treatment or (ONTO if wish.onto else WITH_WEIGHTS if wish.content else WITHOUT)
     if wish.treatment is None:
         told.append(f"treatment: {text} ({USUAL[text]}), as none was given; `layerwise advise` looks for a better one")
-    return fit(_over_layers(Treatment.parse(text), wish.granularity), wish.net, found), ()
-
-
-def _over_layers(treatment: Treatment, granularity: str) -> Treatment:
-    """The treatment over layers that one over blocks or stages means."""
-    if granularity != "layer":
-        raise StudyError(f"--granularity {granularity} is not known; known: layer")
-    return treatment
+    return fit(over_layers(Treatment.parse(text), wish.granularity), wish.net, found), ()
 
 
 def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: list[str]) -> tuple[str, Recipes]:
