@@ -63,7 +63,7 @@ class AdaptedNet(nn.Module):
             found = pixels(image, self.preprocessing)
         except UnreadableError as error:
             raise DataError(f"{named} {error}") from error
-        return self.scaled(found[None])[0]
+        return self.scaled(found[None].copy())[0]  # Pillow's pixels cannot be written to
 
     def scaled(self, found: np.ndarray) -> Float[Tensor, "some channels height width"]:
         """Pixels from 0 to 255 as the net takes them."""
@@ -130,7 +130,7 @@ def restored(described: Described, task: Learnt, tensors: State) -> AdaptedNet:
             f"the tensors of task '{task.name}' do not fit net '{described.net}' ({why}); "
             "the layerwise or library that made them may build another net by this name"
         ) from error
-    return AdaptedNet(net.eval(), described, task)
+    return AdaptedNet(net, described, task).eval()  # type: ignore[no-any-return]
 
 
 def state(folder: Path, described: Described, task: Learnt) -> State:

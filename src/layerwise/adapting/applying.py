@@ -156,13 +156,10 @@ def _check(
     letters = treatment.letters()
     for letter in "PW":
         if any(symbol[0] == letter for stage in letters for symbol in stage):
-            raise StudyError(
-                f"treatment '{treatment}' has {letter}, which layerwise.adapt carries out and apply cannot"
-            )
+            raise StudyError(f"treatment '{treatment}' has {letter}, which apply cannot carry out; use layerwise.adapt")
     if layer_rates and (len(layer_rates) != len(found) or rate is None):
-        raise StudyError(
-            f"{len(layer_rates)} layer_rates multiply a rate, one for each of {len(found)} layers; pass both"
-        )
+        what = f"layer_rates are {len(layer_rates)}, the layers of net '{kind}' {len(found)}, and rate is {rate}"
+        raise StudyError(f"{what}; pass a rate, and a multiplier of it for each layer")
     if outputs is not None and letters[0][-1] not in {"R", "X"}:
         raise LayersError(
             f"treatment '{treatment}' copies the head '{found[-1].name}' of net '{kind}', which outputs={outputs} "

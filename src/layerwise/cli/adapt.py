@@ -109,14 +109,18 @@ def adapt(
         str | None, _data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54.")
     ] = None,
     test: Annotated[
-        int,
-        _data(metavar="N", parser=whole, help="Images a class kept back to test on, at most a quarter of the fewest."),
-    ] = 50,
+        int | None,
+        _data(
+            metavar="N",
+            parser=whole,
+            help="Images a class kept back to test on, at most a quarter of the smallest class.  [default: 50]",
+        ),
+    ] = None,
     no_test: Annotated[
         bool, _data("--no-test", help="Keep none back: train on all, and do not know how good the net is.")
     ] = False,
     onnx: Annotated[bool, _running("--onnx", help="Write the net as ONNX too.")] = False,
-    seed: Annotated[int, _running(metavar="N", parser=whole, help="Of every draw.")] = 0,
+    seed: Annotated[int | None, _running(metavar="N", parser=whole, help="Of every draw.  [default: 0]")] = None,
     store: StoreOption = STORE,
     out: Annotated[
         Path | None, _running(metavar="DIR", help="Where the adapted net goes.  [default: layerwise-out/adapt]")
@@ -161,9 +165,10 @@ def adapt(
 
         found = carry_out(
             name, source, treatment=treatment, advice=advice, onto=onto, task=task, granularity=granularity,
-            classes=classes, resize=resize, grey=grey, skip_unreadable=skip_unreadable, hold_out=hold_out, test=test,
-            no_test=no_test, rates=_rates(rates), steps=steps, batch_size=batch_size, seed=seed, onnx=onnx, store=store,
-            out=out, executor=executor, workers=workers, device=device, deterministic=deterministic, dry_run=dry_run,
+            classes=classes, resize=resize, grey=grey, skip_unreadable=skip_unreadable, hold_out=hold_out,
+            test=50 if test is None else test, no_test=no_test, rates=_rates(rates), steps=steps,
+            batch_size=batch_size, seed=seed or 0, onnx=onnx, store=store, out=out, executor=executor, workers=workers,
+            device=device, deterministic=deterministic, dry_run=dry_run,
             command=shlex.join(["layerwise", *sys.argv[1:]]),
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
