@@ -130,7 +130,7 @@ def restored(described: Described, task: Learnt, tensors: State) -> AdaptedNet:
             f"the tensors of task '{task.name}' do not fit net '{described.net}' ({why}); "
             "the layerwise or library that made them may build another net by this name"
         ) from error
-    return AdaptedNet(net, described, task).eval()  # type: ignore[no-any-return]
+    return AdaptedNet(net, described, task).eval()
 
 
 def state(folder: Path, described: Described, task: Learnt) -> State:
