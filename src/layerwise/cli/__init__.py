@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from layerwise import __version__
 from layerwise.cli import runs
 from layerwise.cli.adapt import adapt, export, predict
+from layerwise.cli.data import data
 from layerwise.cli.options import net_names
 from layerwise.cli.printing import complain, print_findings, print_table
 from layerwise.cli.probe import print_probed, probe
@@ -34,6 +35,7 @@ app.command()(probe)
 app.command()(adapt)
 app.command()(predict)
 app.command()(export)
+app.command()(data)
 MISTAKEN = 2  # exit code
 
 
@@ -108,14 +110,6 @@ def nets(
     sizes = layer_parameters(net, (1, 32, 32), 20)
     rows = [[str(number), name, f"{size:,}"] for number, (name, size) in enumerate(sizes.items(), 1)]
     print_table(["layer", "name", "parameters (20 outputs)"], [*rows, ["", "in all", f"{sum(sizes.values()):,}"]])
-
-
-@app.command()
-def data() -> None:
-    """List the kinds of data and how to name them."""
-    from layerwise.data import READERS
-
-    print_table(["--data", "what it is"], [[reader.form, reader.help] for reader in READERS.values()])
 
 
 def main() -> None:
