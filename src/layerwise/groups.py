@@ -1,13 +1,14 @@
 """Blocks and stages of a net: coarser partitions of its layers, found in how its modules are nested.
 
-A *list* is what holds modules one after the other: an `nn.Sequential`, `ModuleList` or `ModuleDict`, or a module with
-several children of one class under numbered names. A *block* is an element of a list that has two layers or more, and
-is neither a list itself nor made of such elements: a residual or inverted residual block, a transformer block, a dense
-layer, an inception module. A *stage* is a list of blocks with what leads into it; where all blocks are in one list, a
-run of blocks of one resolution. What is before the first block is the stem (a patch embedding, say), and the last layer
-is the head: both are groups of their own.
+A *list* holds modules one after the other: an `nn.Sequential`, `ModuleList` or `ModuleDict`; or, in a net that has
+none with blocks, a module with several children of one class under numbered names. A *block* is an element of a list
+that has two layers or more, and is neither a list itself nor made of such elements: a residual or inverted residual
+block, a transformer block, a dense layer, an inception module. A *stage* is a list of blocks with what leads into it;
+where all blocks are in one list, a run of blocks of one resolution. What is before the first block is the stem (a patch
+embedding, say), and the last layer is the head: both are groups of their own.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from torch import nn
@@ -21,7 +22,7 @@ Groups = list[list[int]]  # positions of layers, in order, neighbours throughout
 def blocks(net: nn.Module, layers: Sequence[str]) -> Groups:
     """Layers, given by their names in forward order, in blocks; a group for each layer where there are no blocks."""
     found = _blocks(net, layers)
-    return _joined([_home(name, found) for name in layers] if found else layers)
+    return _joined([_home(name, layers, found) for name in layers] if found else layers)
 
 
 def stages(net: nn.Module, layers: Sequence[str], sides: Mapping[str, tuple[int, ...]]) -> Groups:
@@ -30,6 +31,11 @@ def stages(net: nn.Module, layers: Sequence[str], sides: Mapping[str, tuple[int,
     if not found:
         return _joined([str(sides.get(name)) for name in layers])
     lists = {name.rpartition(".")[0] for name in found}
+    # A block beside lists of blocks is a stage of one block.
+    lists = {
+        name if any(_inner(other, parent) for other in lists) else parent
+        for name, parent in ((name, name.rpartition(".")[0]) for name in found)
+    }
     if len(lists) > 1:
         roots = [_root(name, lists) for name in sorted(lists)]
         named = [next((root for root in roots if within(name, root)), None) for name in layers]
@@ -53,19 +59,25 @@ def group_name(members: Sequence[str], others: Sequence[str]) -> str:
     >>> group_name(["features.1", "features.3"], ["features.0", "features.5"])
     'features.1..features.3'
     """
-    if len(members) == 1:
-        return members[0]
-    parts = members[0].split(".")
-    for depth in range(1, len(parts)):
-        holder = ".".join(parts[:depth])
-        if all(within(name, holder) for name in members) and not any(within(name, holder) for name in others):
-            return holder
-    return f"{members[0]}..{members[-1]}"
+    first, last = (_around(name, others) for name in (members[0], members[-1]))
+    return first if first == last else f"{first}..{last}"
+
+
+def _around(layer: str, others: Sequence[str]) -> str:
+    """The largest module around a layer that holds none of the others."""
+    parts = layer.split(".")
+    names = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+    return next((name for name in names if not any(within(other, name) for other in others)), layer)
 
 
 def _blocks(net: nn.Module, layers: Sequence[str]) -> list[str]:
-    """Names of the blocks. Of candidates within each other, the outer one, unless some of the inner class stand free."""
-    elements = [name for name in _elements(net) if sum(within(layer, name) for layer in layers) > 1]
+    """Names of the blocks: those in proper lists, or else those in numbered ones."""
+    return _chosen(net, layers, _listed(net)) or _chosen(net, layers, _numbered(net))
+
+
+def _chosen(net: nn.Module, layers: Sequence[str], elements: Sequence[str]) -> list[str]:
+    """Blocks among elements. Of candidates within each other, the outer, unless some of the inner's class stand free."""
+    elements = [name for name in elements if sum(within(layer, name) for layer in layers) > 1]
     repeated = [name for name in elements if _is_repeated(net, name, elements)]
     candidates = [name for name in elements if not any(_inner(other, name) for other in repeated)]
     free = {_kind(net, name) for name in candidates if not any(_inner(name, other) for other in candidates)}
@@ -73,16 +85,21 @@ def _blocks(net: nn.Module, layers: Sequence[str]) -> list[str]:
     return [name for name in chosen if not any(_inner(other, name) for other in chosen)]
 
 
-def _elements(net: nn.Module) -> list[str]:
-    """Names of all modules that are elements of lists, and no lists of their own accord."""
-    found = []
-    for name, module in net.named_modules():
-        children = [(child, type(inner)) for child, inner in module.named_children() if type(inner) not in LISTS]
-        if not isinstance(module, LISTS):
-            kinds = [kind for child, kind in children if any(map(str.isdigit, child))]
-            children = [(c, kind) for c, kind in children if any(map(str.isdigit, c)) and kinds.count(kind) > 1]
-        found += [f"{name}.{child}" if name else child for child, _ in children]
-    return found
+def _listed(net: nn.Module) -> list[str]:
+    """Names of the elements of lists that are no plain lists themselves."""
+    return [
+        f"{name}.{child}" if name else child
+        for name, module in net.named_modules()
+        if isinstance(module, LISTS)
+        for child, inner in module.named_children()
+        if type(inner) not in LISTS
+    ]
+
+
+def _numbered(net: nn.Module) -> list[str]:
+    """Names of modules that have a number in their name, and another of their class beside them."""
+    names = [name for name, module in net.named_modules() if re.search(r"\d[^.]*$", name) and type(module) not in LISTS]
+    return [name for name in names if _is_repeated(net, name, names)]
 
 
 def _is_repeated(net: nn.Module, name: str, elements: Sequence[str]) -> bool:
@@ -99,14 +116,19 @@ def _inner(name: str, holder: str) -> bool:
     return name != holder and within(name, holder)
 
 
-def _home(layer: str, found: Sequence[str]) -> str:
-    """The block that a layer is in; else the largest module around it without any block."""
+def _home(layer: str, layers: Sequence[str], found: Sequence[str]) -> str:
+    """The block that a layer is in; else the largest module around it without any block, whose layers are neighbours."""
     for block in found:
         if within(layer, block):
             return block
     parts = layer.split(".")
     around = (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
-    return next(name for name in around if not any(within(block, name) for block in found))
+    free = (name for name in around if not any(within(block, name) for block in found))
+    return next(name for name in free if _are_neighbours([within(other, name) for other in layers]))
+
+
+def _are_neighbours(inside: Sequence[bool]) -> bool:
+    return not any(inside[inside.index(True) + sum(inside) :])
 
 
 def _root(name: str, lists: set[str]) -> str:

@@ -5,6 +5,7 @@ that run after it. The order is that of the forward pass, found by running it on
 parameter and every buffer is in exactly one layer.
 """
 
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -150,7 +151,7 @@ def cut(net: nn.Module, found: Sequence[Layer], n: int) -> tuple[nn.Module, nn.M
     """
     where = f"after layer {n} '{found[n - 1].name}'"
     owners = _owners(net, found)
-    tracer = _Tracer({name for layer in found for name in layer.modules} | _one_sided(net, owners, n))
+    tracer = _Tracer({name for layer in found for name in layer.modules} | _one_sided(net, owners, n), _dtype(net))
     try:
         graph = tracer.trace(net)
         with in_eval(net, training=not net.training):
@@ -169,6 +170,7 @@ def cut(net: nn.Module, found: Sequence[Layer], n: int) -> tuple[nn.Module, nn.M
     for position in range(last, first - 1, -1):
         later = list(graph.nodes)[position:]
         crossing = {value for node in later for value in node.all_input_nodes if place[value] < position}
+        crossing -= _options(graph)
         if len(crossing) == 1:
             return _halves(net, graph, nodes, position, crossing.pop())
     raise LayersError(f"the net cannot be cut {where}: more than one tensor crosses there")
@@ -318,14 +320,35 @@ def _is_dropout(module: nn.Module) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Traces only the modules that it must: those that run as one stay whole."""
+    """Traces only the modules that it must: those that run as one stay whole. Images are of the net's own type."""
 
-    def __init__(self, whole: set[str]) -> None:
+    def __init__(self, whole: set[str], dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.whole = whole
+        self.whole, self.dtype = whole, dtype
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        node = obj.node
+        if node.target in {operator.eq, operator.ne} and _is_type_of_images(node.args[0]):
+            return (self.dtype == node.args[1]) == (node.target is operator.eq)
+        return super().to_bool(obj)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self.whole or not any(True for _ in m.children())
+
+
+def _is_type_of_images(node: object) -> bool:
+    """Is it the dtype of what the net was given?"""
+    is_attribute = isinstance(node, fx.Node) and node.target is getattr and node.args[1] == "dtype"
+    return is_attribute and isinstance(images := node.args[0], fx.Node) and images.op == "placeholder"
+
+
+def _dtype(net: nn.Module) -> torch.dtype | None:
+    return next((parameter.dtype for parameter in net.parameters()), None)
+
+
+def _options(graph: fx.Graph) -> set[fx.Node]:
+    """What the forward pass may be given beside the images, and is not: both halves take its default."""
+    return {node for node in graph.nodes if node.op == "placeholder" and node.args}
 
 
 def _owners(net: nn.Module, found: Sequence[Layer]) -> dict[str, int]:
@@ -362,9 +385,10 @@ def _halves(
         copies[node] = head.node_copy(node, copies.__getitem__)
     head.output(copies[crossing])
     copies = {crossing: tail.placeholder("activations")}
+    copies |= {node: tail.node_copy(node) for node in nodes if node in _options(graph)}
     for node in list(graph.nodes)[position:]:
         if node.op == "output":
             tail.output(fx.map_arg(node.args[0], copies.__getitem__))
-        else:
+        elif node not in copies:
             copies[node] = tail.node_copy(node, copies.__getitem__)
     return fx.GraphModule(net, head), fx.GraphModule(net, tail)
