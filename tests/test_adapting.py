@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from scipy.stats import norm
 from sklearn import metrics
 
@@ -28,7 +30,7 @@ from layerwise.adapting.predicting import predict
 from layerwise.adapting.rates import best
 from layerwise.adapting.wish import Fitted, Wish, fitted
 from layerwise.data import open_data
-from layerwise.data.dataset import DataSet
+from layerwise.data.dataset import DataSet, make
 from layerwise.errors import DataError, LayersError, LayerwiseError, StoreError, StudyError
 from layerwise.feed import scaled
 from layerwise.layers import layers
@@ -159,7 +161,7 @@ def test_the_folder_says_what_it_is(base: Path) -> None:
     assert told["files"] == {
         "model.safetensors": hashlib.sha256((base / "made/model.safetensors").read_bytes()).hexdigest()
     }
-    assert told["data"]["images"] == {"train": 27, "validation": 0, "test": 9}
+    assert told["data"]["images"] == {"train": 30, "validation": 0, "test": 6}
     assert set(told["versions"]) == {"layerwise", "python", "torch", "numpy", "pillow", "safetensors"}
 
 
@@ -168,7 +170,7 @@ def test_its_test_accuracy_is_what_the_engine_measured(base: Path) -> None:
     curve = Store(base / "store").get(told["tasks"][0]["run"]).result["curve"]
     assert told["test_accuracy"] == next(value for _, part, what, value in reversed(curve) if (part, what) == TESTED)
     assert told["test_interval"][0] < told["test_accuracy"] <= told["test_interval"][1]
-    assert sum(map(sum, told["tasks"][0]["test"]["confusion"])) == 9
+    assert sum(map(sum, told["tasks"][0]["test"]["confusion"])) == 6
 
 
 def test_the_card_tells_it_to_a_person(base: Path) -> None:
@@ -183,8 +185,7 @@ def test_the_card_tells_it_to_a_person(base: Path) -> None:
         "- `C1` to `C3` (3 layers): copied, frozen",
         "- `S4` to `C5` (2 layers): copied, tuned",
         "- `F6` (1 layer): fresh, trained",
-        "images: 27 to train on, 9 to test on.",
-        "- test images: 3 a class, not 50: the smallest class, 'a', has 12 images",
+        "images: 30 to train on, 6 to test on.",
         'net = layerwise.load_adapted("FOLDER")',
     ):
         assert part in card, part
@@ -327,8 +328,8 @@ def test_another_size_is_refused_where_training_set_none(base: Path, tmp_path: P
         (lambda folder: _say(folder, net="lenet6"),
          "unknown net 'lenet6'; did you mean 'lenet5'? (known: " + ", ".join(sorted(NETS)) + ")"),
         (lambda folder: _say(folder, net="evil.py:net"),
-         "{0} holds a net that the code 'evil.py:net' builds, and code runs only where you name it: pass "
-         "--net evil.py:net"),
+         "{0} holds net 'evil.py:net', which is made by a file or folder of your own, and such are used only where you "
+         "name them: pass --net FILE.py:FUNCTION, or --net transformers:DIR"),
         (lambda folder: _say(folder, tasks=[]),
          "{0} is no adapted net (layerwise.json names no task, or one by a strange name)"),
         (lambda folder: _say(folder, preprocessing={}),
@@ -357,6 +358,50 @@ def test_weights_of_another_net_do_not_fit(made: Path) -> None:
     _say(made, net="sharma")
     with pytest.raises(StoreError, match="the tensors of task 'abc' do not fit net 'sharma'"):
         load_adapted(made)
+
+
+OWN = """
+from pathlib import Path
+from torch import nn
+Path({mark!r}).touch()
+
+def small(outputs):
+    return nn.Sequential(nn.Conv2d(1, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(196, outputs))
+"""
+
+
+def test_code_runs_only_where_the_user_names_it(base: Path, tmp_path: Path) -> None:
+    """A folder may come from anywhere: a file that its layerwise.json names is not run for that."""
+    own, mark = tmp_path / "own.py", tmp_path / "it-ran"
+    own.write_text(OWN.format(mark=str(mark)))
+    more = {"out": tmp_path / "net", "store": base / "store", "resize": 32, "no_test": True}
+    net = adapt(f"{own}:small", f"folder:{base / 'abc'}", **{**QUICK, "steps": 2}, **more)
+    assert net is not None
+    assert net.described.net.startswith("own.py:small#")
+    here = f"from layerwise import load_adapted; net = load_adapted({str(tmp_path / 'net')!r}"
+    mark.unlink()
+    for named, told in (
+        ("", f"{tmp_path}/net holds net '{net.described.net}', which is made by a file"),
+        (f", net='{own}:small'", ""),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{here}{named}); print(net.classes)"], capture_output=True, text=True
+        )
+        assert told in done.stderr
+        assert mark.exists() == (not told)
+    _say(tmp_path / "net", net=f"{own}:small")
+    mark.unlink()
+    with pytest.raises(StudyError, match="such are used only where you name them"):
+        load_adapted(tmp_path / "net")
+    assert not mark.exists()
+
+
+def test_other_code_than_it_was_made_with_is_refused(base: Path, made: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(OWN.format(mark=str(tmp_path / "mark")))
+    with pytest.raises(
+        StudyError, match=re.escape(f"{made} holds net 'lenet5', and '{tmp_path}/other.py:small' is 'other.py:small#")
+    ):
+        load_adapted(made, net=f"{tmp_path}/other.py:small")
 
 
 def test_other_folders_are_not_overwritten(base: Path, tmp_path: Path) -> None:
@@ -548,7 +593,7 @@ def test_rates_are_compared_on_training_images_and_the_test_stays_out(base: Path
     assert trial["test"] == final["test"]
     assert final["train"] == trial["train"] | trial["validation"]
     assert not trial["train"] & trial["validation"]
-    assert len(trial["validation"]) == 3  # a fifth of the nine of each class
+    assert len(trial["validation"]) == 6  # a fifth of the ten of each class
     assert not final["validation"]
 
 
@@ -563,7 +608,7 @@ def test_the_best_rate_is_by_accuracy_then_loss_and_never_a_diverged_one() -> No
 
 
 def test_the_net_is_of_the_rate_that_was_best_on_validation_images(base: Path, tmp_path: Path) -> None:
-    net = adapt_to(base, "abc", str(tmp_path / "o"), treatment="F*R", rates=(1e-6, 0.2, 1e9))
+    net = adapt_to(base, "abc", str(tmp_path / "o"), rates=(1e-6, 0.2, 1e9))
     assert net is not None
     assert [one["rates"] for one in net.task.tried] == [[1e-6], [0.2], [1e9]]
     assert net.task.tried[1]["accuracy"] > net.task.tried[0]["accuracy"]
@@ -575,7 +620,7 @@ def test_without_a_treatment_it_says_what_it_does(base: Path) -> None:
     plan = wished(base)
     assert plan.treatment.expanded == "FFFFFR > TTTTTT"
     assert [[recipe.rate for recipe in one] for one in plan.choices][-1] == pytest.approx([0.1, 0.01])
-    assert plan.notes[-2].startswith("treatment: F*R > T* (a new head on the frozen layers, then all layers at a tenth")
+    assert plan.notes[0].startswith("treatment: F*R > T* (a new head on the frozen layers, then all layers at a tenth")
 
 
 def test_no_test_trains_on_all(base: Path, tmp_path: Path) -> None:
@@ -586,9 +631,36 @@ def test_no_test_trains_on_all(base: Path, tmp_path: Path) -> None:
     assert "how good it is on others is **not known**" in (tmp_path / "o" / "README.md").read_text()
 
 
+def test_letters_over_blocks_are_those_over_their_layers() -> None:
+    """ResNet-20 has a stem, nine blocks of two layers, and a head; of stages three, the stem and the head apart."""
+    data = make(
+        "noise", np.random.default_rng(0).integers(0, 255, (20, 3, 32, 32), np.uint8), np.arange(20) % 2, ["a", "b"]
+    )
+    weights = save(build("resnet20", (3, 32, 32), 10, 0).state_dict())
+    for granularity, text, letters in (("block", "F10R", "F" * 19 + "R"), ("block", "F9TR", "F" * 17 + "TTR"),
+                                       ("stage", "FFTTR", "F" * 7 + "T" * 12 + "R")):  # fmt: skip
+        assert fitted(Wish("resnet20", weights, text, granularity=granularity), data).treatment.expanded == letters
+
+
+def test_groups_augmentation_and_copies_reach_the_engine(base: Path, tmp_path: Path) -> None:
+    """Every tenth picture is another's copy, which is dropped; what shares a number is on one side."""
+    shutil.copytree(base / "abc", tmp_path / "abc")
+    for name in "abc":
+        shutil.copy(tmp_path / "abc" / name / "0.png", tmp_path / "abc" / name / "12.png")
+    more = {"groups": "([0-9]+).png", "drop_duplicates": True, "augment": "crop:2,flip"}
+    net = adapt(f"lenet5@{base}/lenet5.safetensors", f"folder:{tmp_path}/abc", **{**QUICK, "steps": 2}, resize=32,
+                treatment="F*R", out=tmp_path / "o", store=tmp_path / "s", **more)  # fmt: skip
+    assert net is not None
+    assert net.task.recipes[0]["augment"] == "crop:2,flip"
+    assert sum(net.task.data["images"].values()) == 36
+    assert any("3 copies were left out" in note for note in net.task.notes)
+    run = Store(tmp_path / "s").get(net.task.run).run
+    assert run.task.parts.groups == ("group",)
+
+
 def test_steps_follow_the_number_of_images(base: Path) -> None:
-    assert [(r.steps, r.batch_size) for (r,) in wished(base, treatment="F*R").choices] == [(200, 27)] * 4
-    assert wished(base, treatment="F*R", batch_size=4).choices[0][0].steps == 40 * 27 // 4
+    assert [(r.steps, r.batch_size) for (r,) in wished(base, treatment="F*R").choices] == [(200, 30)] * 4
+    assert wished(base, treatment="F*R", batch_size=4).choices[0][0].steps == 40 * 30 // 4
 
 
 def write_advice(base: Path, folder: Path, **more: Any) -> Path:
@@ -641,7 +713,7 @@ def test_advice_that_does_not_fit_is_told(base: Path, tmp_path: Path) -> None:
         ({"treatment": "F*R", "advice": Path("a.json")}, StudyError,
          "--treatment and --advice both say what to do with the layers; pass one of them"),
         ({"rates": (0.1, -1.0)}, StudyError, "--rates 0.1,-1.0 is not possible; name numbers above 0"),
-        ({"test": 0}, StudyError, "--test 0 is not possible; the least is 1; for no test images pass --no-test"),
+        ({"share": 0}, StudyError, "--share 0 is not between 0 and 1; for no test images pass --no-test"),
         ({"classes": "a"}, StudyError, "--classes a names one class, which tells nothing apart; name at least 2"),
         ({"no_test": True, "hold_out": "writer:1"}, StudyError,
          "--hold-out writer:1 keeps images back and --no-test keeps none; pass one of them"),

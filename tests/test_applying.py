@@ -20,6 +20,7 @@ from layerwise.errors import LayersError, StudyError, TreatmentError
 from layerwise.feed import batches, feed
 from layerwise.layers import layers
 from layerwise.nets import build
+from layerwise.nets.from_torchvision import imported
 from layerwise.run import Recipe, Run, Weights
 from layerwise.tasks import Parts, Task
 from layerwise.train import Trained, train
@@ -192,6 +193,13 @@ def test_stages_begin_with_what_the_last_one_left() -> None:
     assert "train" not in vars(applied.net[0])
 
 
+def test_letters_over_blocks_are_those_over_their_layers() -> None:
+    net = build("resnet20", (3, 32, 32), 10, 0)
+    applied = apply(net, "F9TR", example=torch.zeros(1, 3, 32, 32), outputs=4, granularity="block")
+    assert applied.letters == ("F",) * 17 + ("T",) * 2 + ("R",)
+    assert [group["name"] for group in applied.groups] == ["layer3.2.conv1", "layer3.2.conv2", "linear"]
+
+
 def test_groups_have_names_and_rates() -> None:
     applied = apply(small(), "FTTR", example=EXAMPLE, rate=0.2, layer_rates=(1, 0.5, 0.25, 1))
     assert [(group["name"], group["lr"], len(group["params"])) for group in applied.groups] == [
@@ -270,6 +278,8 @@ def test_the_page_runs_and_keeps_the_contract(library: str) -> None:
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
     found = dict(blocks(PAGE.read_text(encoding="utf-8")))
+    if library == "lightning" and find_spec("torchvision"):
+        imported("torchvision")  # which may lack its compiled operators, and which Lightning imports as it is
     names: dict[str, object] = {}
     exec(found[""], names)
     if library:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from layerwise import __version__
 from layerwise.adapting import described
-from layerwise.adapting.adapted import AdaptedNet, State, restored, tensors_of
+from layerwise.adapting.adapted import AdaptedNet, State, known, restored, tensors_of
 from layerwise.adapting.card import card
 from layerwise.adapting.described import MODEL, Described, Learnt, Preprocessing, sha256
 from layerwise.adapting.exporting import check_can_export, exported
@@ -21,9 +21,10 @@ from layerwise.adapting.training import Training
 from layerwise.adapting.wish import Fitted, Wish, fitted, shape_of, task_name
 from layerwise.curve import EVALUATION_BATCH
 from layerwise.data import DataSet, open_data
+from layerwise.data.groups import column_of
 from layerwise.errors import DataError, StudyError
 from layerwise.job import Means, counts
-from layerwise.nets import architecture
+from layerwise.nets import architecture, own_size
 from layerwise.nets.weights import parse_net, read_weights
 from layerwise.progress import Quiet, Terminal
 from layerwise.run import key
@@ -56,18 +57,17 @@ class Target:
     def begun(self, net: str | None) -> tuple[str, bytes | None]:
         """The name of the net that is trained, and the file of weights that it begins with."""
         if self.before is not None:
-            if net is not None:
-                raise StudyError(f"--onto {self.folder} has its net, so '{net}' is one too many; name only the data")
+            known(self.before.net, net, self.folder)
             return self.before.net, described.content(self.folder, self.before, MODEL)
         if net is None:
             raise StudyError("the net is missing; write: layerwise adapt NET DATA")
         name, path = parse_net(net)
         return name, read_weights(path) if path else None
 
-    def options(self, resize: int | None, *, grey: bool) -> tuple[int | None, bool]:
-        """How images are made alike: over a trunk, as they were made for it."""
+    def options(self, name: str, resize: int | None, *, grey: bool) -> tuple[int | None, bool]:
+        """How images are made alike: over a trunk, as they were for it; else as asked, or as the net wants them."""
         if self.before is None:
-            return resize, grey
+            return resize or own_size(name), grey
         made = self.before.preprocessing
         if (resize is not None and resize != made.resize) or grey > made.grey:
             raise StudyError(
@@ -97,12 +97,15 @@ def adapt(
     resize: int | None = None,
     grey: bool = False,
     skip_unreadable: bool = False,
+    drop_duplicates: bool = False,
+    groups: str | None = None,
     hold_out: str | None = None,
-    test: int = 50,
+    share: float = 0.2,
     no_test: bool = False,
     rates: Sequence[float] | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
+    augment: str = "",
     seed: int = 0,
     onnx: bool = False,
     store: str | Path = "layerwise-store",
@@ -122,22 +125,26 @@ def adapt(
     ('cat', 0.93)
 
     The net is written to `out` (by default layerwise-out/adapt), and given as `load_adapted` would. With `onto`, the
-    folder of an adapted net, `net` is None, and the data become one task more over its frozen trunk. With `dry_run`
-    the plan and its forecast are told, and nothing is trained or given. Raises LayerwiseError where an option, the
-    data, the net or the folder is not usable.
+    folder of an adapted net, the data become one task more over its frozen trunk; `net` is None then, or names again
+    the file that makes it. With `dry_run` the plan and its forecast are told, and nothing is trained or given. Raises
+    LayerwiseError where an option, the data, the net or the folder is not usable.
     """
     listener = Quiet() if quiet else Terminal()
     if onnx:
         check_can_export()
     target = Target.of(out, onto, task, data)
     name, content = target.begun(net)
-    resize, grey = target.options(resize, grey=grey)
+    resize, grey = target.options(name, resize, grey=grey)
     shelf, means = Store(Path(store)), Means(executor, workers, device, deterministic)
-    opened, place = open_data(data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable)
+    opened, place = open_data(
+        data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable,
+        drop_duplicates=drop_duplicates, groups=groups,
+    )  # fmt: skip
     target.check(opened)
     wish = Wish(
-        name, content, treatment, None if advice is None else Path(advice), granularity, classes, hold_out, test,
-        no_test, None if rates is None else tuple(rates), steps, batch_size, seed, target.before,
+        name, content, treatment, None if advice is None else Path(advice), granularity, classes, hold_out,
+        groups and column_of(groups), share, no_test, None if rates is None else tuple(rates), steps, batch_size,
+        augment, seed, target.before,
     )  # fmt: skip
     plan = fitted(wish, opened)
     for note in (*opened.notes, *plan.notes):

@@ -8,7 +8,6 @@
 Tensors are read from safetensors files whose digests are checked; nothing is unpickled, and no code in the folder runs.
 """
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +23,10 @@ from layerwise.adapting.described import MODEL, Described, Learnt, Preprocessing
 from layerwise.data.pictures import Options, UnreadableError, decode, pixels_of
 from layerwise.errors import DataError, StoreError, StudyError
 from layerwise.feed import scaled
-from layerwise.nets import architecture, build
+from layerwise.nets import architecture, build, named
+from layerwise.nets.places import place
 
 State = dict[str, Tensor]
-
-OWN_CODE = re.compile(r"\.py(:|$)")  # a net that a file of the user's builds
 
 
 class AdaptedNet(nn.Module):
@@ -103,20 +101,25 @@ def pixels(image: str | Path | bytes | Image.Image, wanted: Preprocessing) -> np
 def load_adapted(folder: str | Path, task: str | None = None, *, net: str | None = None) -> AdaptedNet:
     """The adapted net in a folder, in eval mode, for one of its tasks (by default the first).
 
-    A net that is built by a file of your own is built only where you name that file: `net="my_net.py:build"`. Raises
+    A net that is made by a file or folder of your own is made only where you name that: `net="mine.py:build"`. Raises
     StoreError where a file is damaged or missing, StudyError for a task that the folder has not.
     """
     folder = Path(folder)
     described = read(folder)
     learnt = described.task(task)
-    if net is not None:
-        described = replace(described, net=net)
-    elif OWN_CODE.search(described.net):
-        raise StudyError(
-            f"{folder} holds a net that the code '{described.net}' builds, and code runs only where you name it: "
-            f"pass --net {described.net}"
-        )
+    known(described.net, net, folder)
     return restored(described, learnt, state(folder, described, learnt))
+
+
+def known(name: str, given: str | None, folder: Path) -> None:
+    """Raise StudyError where a net needs a file or folder of the user's that is not given here, or is another now."""
+    if given is not None and named(given.partition("@")[0]) != name:
+        raise StudyError(f"{folder} holds net '{name}', and '{given}' is '{named(given.partition('@')[0])}'; give that")
+    if ("#" in name or ".py:" in name) and place(name) is None:  # a folder from elsewhere may name any file here
+        raise StudyError(
+            f"{folder} holds net '{name}', which is made by a file or folder of your own, and such are used only "
+            "where you name them: pass --net FILE.py:FUNCTION, or --net transformers:DIR"
+        )
 
 
 def restored(described: Described, task: Learnt, tensors: State) -> AdaptedNet:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from layerwise.adapting.spreading import over_layers
 from layerwise.errors import LayersError, StudyError
-from layerwise.layers import Layer, fit, layers, set_modes
+from layerwise.layers import Layer, layers, set_modes
 from layerwise.randomness import seed as seeded
 from layerwise.start import match
 from layerwise.treatment import Treatment
@@ -134,7 +134,7 @@ def apply(
     made = copy.deepcopy(net)
     kind = type(net).__name__
     found = layers(made, example)
-    wanted = fit(over_layers(_parsed(treatment), granularity), kind, found)
+    wanted = over_layers(_parsed(treatment), kind, made, example, granularity)
     _check(wanted, kind, found, layer_rates, rate, outputs)
     if outputs is not None:
         with _stream(seeded("apply", seed, "head")):

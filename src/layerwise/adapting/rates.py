@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from layerwise.data.dataset import DataSet
 from layerwise.run import Recipe, Run, key
 from layerwise.store import Record
 from layerwise.tasks import Task
@@ -20,37 +19,35 @@ ONE_RATE = 0.01  # where there are no images to choose one by
 LATER_RATE = 0.1  # of a stage after the first, in its rate: it starts near its end
 PASSES, FEWEST_STEPS, MOST_STEPS = 40, 200, 2000
 BATCH = 32
-VALIDATION_SHARE, MOST_VALIDATION = 5, 50  # a fifth of the training images of the smallest class, at most so many
 
 
 def recipes(
-    images: int, stages: int, rates: Sequence[float] | None, steps: int | None, batch_size: int | None
+    images: int, stages: int, rates: Sequence[float] | None, steps: int | None, batch_size: int | None, augment: str
 ) -> tuple[Recipes, ...]:
     """A recipe for each stage, for each rate to choose from; null is the usual."""
     batch = min(batch_size or BATCH, images)
     steps = steps or min(max(-(-PASSES * images // batch), FEWEST_STEPS), MOST_STEPS)
     return tuple(
-        tuple(Recipe(steps, batch, rate * (LATER_RATE if k else 1.0), drops=(0.8,)) for k in range(stages))
+        tuple(
+            Recipe(steps, batch, rate * (LATER_RATE if k else 1.0), drops=(0.8,), augment=augment)
+            for k in range(stages)
+        )
         for rate in rates or RATES
     )
 
 
 def trial(
-    task: Task, data: DataSet, fewest: int, choices: tuple[Recipes, ...], told: list[str]
+    task: Task, validation: int, choices: tuple[Recipes, ...], told: list[str], *, is_own: bool
 ) -> tuple[Task | None, tuple[Recipes, ...]]:
-    """The task on which rates are compared, its validation images out of the training part."""
-    if task.parts.by == "published" and (data.columns["split"] == "validation").any():
-        told.append("the data's own validation part chooses the rate; it is not trained on")
-        return task, choices
-    if fewest < 2:
-        told.append(f"a class has a single training image, so no rate can be chosen by validation: it is {ONE_RATE}")
+    """The task on which rates are compared, if it has validation images, and what is compared; `is_own`: the data's."""
+    if validation == 0:
+        told.append(f"there are too few images to choose a rate by validation: it is {ONE_RATE}")
         return None, (tuple(replace(r, rate=ONE_RATE * (LATER_RATE if k else 1)) for k, r in enumerate(choices[0])),)
-    kept = min(max(1, fewest // VALIDATION_SHARE), MOST_VALIDATION)
-    told.append(
-        f"{len(choices)} rates are compared on {kept} validation image{'s' * (kept > 1)} a class; with the best one "
-        "the net is trained anew on these too"
+    then = (
+        " of the data's own part, which is not trained on" if is_own else "; the best one's net is trained on them too"
     )
-    return replace(task, parts=replace(task.parts, validation=kept)), choices
+    told.append(f"{len(choices)} rates are compared on {validation:,} validation images{then}")
+    return task, choices
 
 
 def tried(runs: Sequence[Run], records: Mapping[str, Record]) -> tuple[dict[str, Any], ...]:

@@ -7,14 +7,13 @@ advice the recipes are the advice's, and nothing is tried.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from layerwise.adapting.described import NAME, Described
 from layerwise.adapting.rates import Recipes, recipes, trial
@@ -23,11 +22,11 @@ from layerwise.data.dataset import DataSet
 from layerwise.errors import LayersError, StudyError
 from layerwise.job import counts
 from layerwise.layers import Layer, fit, layers
-from layerwise.nets import build
+from layerwise.nets import build, named
 from layerwise.nets.weights import net_state, weights_digest
 from layerwise.run import Recipe, Run, Weights
 from layerwise.start import copy_layer
-from layerwise.studies.request import Request, available, fit_parts
+from layerwise.studies.request import Request, share_out
 from layerwise.tasks import Parts, Task, choose_classes
 from layerwise.treatment import Treatment
 
@@ -37,7 +36,6 @@ USUAL = {
     WITHOUT: "from scratch, since the net has no weights",
     ONTO: "a new head on the frozen trunk",
 }
-EVERY = 10**9  # training images a class: all there are
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,13 @@ class Wish:
     granularity: str = "layer"
     classes: str | None = None
     hold_out: str | None = None
-    test: int = 50  # images a class kept back, at most
+    groups: str | None = None  # a column whose values are on one side of train and test
+    share: float = 0.2  # of each class kept back, and of the rest to choose the rate by, where the data have no parts
     no_test: bool = False
     rates: tuple[float, ...] | None = None
     steps: int | None = None  # of each stage
     batch_size: int | None = None
+    augment: str = ""
     seed: int = 0
     onto: Described | None = None
 
@@ -65,16 +65,17 @@ class Wish:
         return weights_digest(self.content) if self.content else None
 
     def __post_init__(self) -> None:
-        for name in ("test", "steps", "batch_size"):
+        for name in ("steps", "batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
-                cure = "; for no test images pass --no-test" if name == "test" else ""
-                raise StudyError(f"--{name.replace('_', '-')} {value} is not possible; the least is 1{cure}")
+                raise StudyError(f"--{name.replace('_', '-')} {value} is not possible; the least is 1")
+        if not 0 < self.share < 1:
+            raise StudyError(f"--share {self.share} is not between 0 and 1; for no test images pass --no-test")
         if self.rates is not None and not (self.rates and all(0 < rate < float("inf") for rate in self.rates)):
             raise StudyError(f"--rates {','.join(map(str, self.rates))} is not possible; name numbers above 0")
         if self.treatment and self.advice:
             raise StudyError("--treatment and --advice both say what to do with the layers; pass one of them")
-        if self.advice and (self.rates or self.steps or self.batch_size):
-            raise StudyError("--advice brings its own rates, steps and batch size; pass them with --treatment instead")
+        if self.advice and (self.rates or self.steps or self.batch_size or self.augment):
+            raise StudyError("--advice brings its own recipe; pass rates, steps and the like with --treatment instead")
         if self.no_test and self.hold_out:
             raise StudyError(f"--hold-out {self.hold_out} keeps images back and --no-test keeps none; pass one of them")
 
@@ -133,35 +134,39 @@ def fitted(wish: Wish, data: DataSet) -> Fitted:
     classes = choose_classes(wish.classes, data.class_names) if wish.classes else range(len(data.class_names))
     if len(classes) < 2:
         raise StudyError(f"--classes {wish.classes} names one class, which tells nothing apart; name at least 2")
-    parts, fewest = _parts(wish, data, classes, told)
-    task = Task(data.digest, tuple(classes), parts=parts, seed=wish.seed)
+    parted = Task(data.digest, tuple(classes), parts=_parts(wish, data, told), seed=wish.seed)
+    task = replace(parted, parts=replace(parted.parts, validation=0))
     shape = shape_of(data)
     net = build(wish.net, shape, task.outputs, seed=0)
     found = layers(net, torch.zeros(1, *shape))
-    treatment, advised = _treatment(wish, data, found, told)
+    treatment, advised = _treatment(wish, data, net, found, told)
     _check_source(wish, treatment, net.state_dict(), found, shape)
     trunk = _trunk(wish.onto, treatment) if wish.onto else 0
-    images = counts(task, data)["train"]
-    choices = advised or recipes(images, len(treatment.stages), wish.rates, wish.steps, wish.batch_size)
+    images = counts(task, data)
+    choices = advised or recipes(
+        images["train"], len(treatment.stages), wish.rates, wish.steps, wish.batch_size, wish.augment
+    )
     compared = None
     if len(choices) > 1:
-        compared, choices = trial(task, data, fewest, choices, told)
+        compared, choices = trial(
+            parted, counts(parted, data)["validation"], choices, told, is_own=images["validation"] > 0
+        )
     return Fitted(wish, data, task, compared, treatment, found, trunk, choices, tuple(told))
 
 
-def _parts(wish: Wish, data: DataSet, classes: Sequence[int], told: list[str]) -> tuple[Parts, int]:
-    """Which images are kept back, and how many are left to train on in the smallest class."""
-    request = Request(data, wish.net, classes=wish.classes, hold_out=wish.hold_out)
-    if wish.no_test:
-        told.append("no images are kept back, so nothing will be known of how good the net is on others")
-        return Parts("random", 0), int(np.bincount(data.labels, minlength=len(data.class_names))[list(classes)].min())
-    parts, notes = fit_parts(request, wish.test, EVERY)
-    told += notes
-    return parts, available(request, parts)
+def _parts(wish: Wish, data: DataSet, told: list[str]) -> Parts:
+    """Which images are kept back to test on, and which of the others can choose a rate."""
+    request = Request(data, wish.net, classes=wish.classes, hold_out=wish.hold_out, groups=wish.groups)
+    parts, notes = share_out(request, wish.share)
+    if not wish.no_test:
+        told += notes
+        return parts
+    told.append("no images are kept back, so nothing will be known of how good the net is on others")
+    return replace(parts, by="random", held_out=(), test=0)
 
 
 def _treatment(
-    wish: Wish, data: DataSet, found: Sequence[Layer], told: list[str]
+    wish: Wish, data: DataSet, net: nn.Module, found: Sequence[Layer], told: list[str]
 ) -> tuple[Treatment, tuple[Recipes, ...]]:
     """The treatment over layers, and the recipes where advice brings them."""
     if wish.advice is not None:
@@ -170,7 +175,8 @@ def _treatment(
     text = wish.treatment or (ONTO if wish.onto else WITH_WEIGHTS if wish.content else WITHOUT)
     if wish.treatment is None:
         told.append(f"treatment: {text} ({USUAL[text]}), as none was given; `layerwise advise` looks for a better one")
-    return fit(over_layers(Treatment.parse(text), wish.granularity), wish.net, found), ()
+    example = torch.zeros(1, *shape_of(data))
+    return over_layers(Treatment.parse(text), wish.net, net, example, wish.granularity), ()
 
 
 def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: list[str]) -> tuple[str, Recipes]:
@@ -185,7 +191,7 @@ def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: 
         raise StudyError(
             f"--advice {path} is not what `layerwise advise` writes ({why}); pass its advice.json"
         ) from error
-    if about.partition("@")[0] != net or names != [layer.name for layer in found]:
+    if named(about.partition("@")[0]) != net or names != [layer.name for layer in found]:
         raise StudyError(f"--advice {path} is about net '{about}' of {len(names)} layers, not '{net}'; name that net")
     if of_data != data.digest:
         told.append(f"the advice {path} was given on other images (data {of_data}, not {data.digest})")

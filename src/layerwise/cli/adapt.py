@@ -10,7 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from layerwise.cli.options import (
+    AUGMENT_HELP,
     DEVICES,
+    DUPLICATES_HELP,
+    GROUPS_HELP,
     STORE,
     StoreOption,
     among,
@@ -42,7 +45,7 @@ def _running(*names: str, **option: Any) -> Any:
 
 CodeOption = Annotated[
     str | None,
-    typer.Option("--net", metavar="FILE.py:FUNCTION", help="The code that builds the net, where it is your own."),
+    typer.Option("--net", metavar="NET", help="The net, where a file or folder of your own makes it."),
 ]
 TaskOption = Annotated[
     str | None, typer.Option("--task", metavar="NAME", help="Which of the folder's tasks.  [default: the first]")
@@ -90,6 +93,7 @@ def adapt(
     batch_size: Annotated[
         int | None, _training(metavar="N", parser=whole, help="Images a step.  [default: 32]")
     ] = None,
+    augment: Annotated[str, _training(metavar="TEXT", help=AUGMENT_HELP)] = "",
     onto: Annotated[
         Path | None,
         _training(metavar="FOLDER", help="Add DATA as one task more to this adapted net, over its frozen trunk."),
@@ -108,14 +112,16 @@ def adapt(
     hold_out: Annotated[
         str | None, _data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54.")
     ] = None,
-    test: Annotated[
-        int | None,
+    groups: Annotated[str | None, _data(metavar="COLUMN", help=GROUPS_HELP)] = None,
+    drop_duplicates: Annotated[bool, _data("--drop-duplicates", help=DUPLICATES_HELP)] = False,
+    share: Annotated[
+        float,
         _data(
-            metavar="N",
-            parser=whole,
-            help="Images a class kept back to test on, at most a quarter of the smallest class.  [default: 50]",
+            metavar="X",
+            help="Share of each class that is kept back to test on, and of the rest to choose the rate by, where the "
+            "data have no such parts.",
         ),
-    ] = None,
+    ] = 0.2,
     no_test: Annotated[
         bool, _data("--no-test", help="Keep none back: train on all, and do not know how good the net is.")
     ] = False,
@@ -153,7 +159,7 @@ def adapt(
 
     Stopped at any moment, the same command does the rest. Then: `layerwise predict FOLDER IMAGE...`.
     """
-    name, source = (net, data) if onto is None or data is not None else (None, net)
+    name, source = (None, net) if onto is not None and data is None else (net, data)
     if source is None:
         raise StudyError("DATA is missing; write: layerwise adapt NET DATA, such as folder:DIR (see `layerwise data`)")
     for stop in (signal.SIGINT, signal.SIGTERM):
@@ -166,9 +172,9 @@ def adapt(
         found = carry_out(
             name, source, treatment=treatment, advice=advice, onto=onto, task=task, granularity=granularity,
             classes=classes, resize=resize, grey=grey, skip_unreadable=skip_unreadable, hold_out=hold_out,
-            test=50 if test is None else test, no_test=no_test, rates=_rates(rates), steps=steps,
-            batch_size=batch_size, seed=seed or 0, onnx=onnx, store=store, out=out, executor=executor, workers=workers,
-            device=device, deterministic=deterministic, dry_run=dry_run,
+            groups=groups, drop_duplicates=drop_duplicates, share=share, no_test=no_test, rates=_rates(rates),
+            steps=steps, batch_size=batch_size, augment=augment, seed=seed or 0, onnx=onnx, store=store, out=out,
+            executor=executor, workers=workers, device=device, deterministic=deterministic, dry_run=dry_run,
             command=shlex.join(["layerwise", *sys.argv[1:]]),
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
