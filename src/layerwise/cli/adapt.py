@@ -68,8 +68,8 @@ def adapt(
         str | None,
         _training(
             metavar="S",
-            help="What is done with each layer, such as 'F*R' or 'F6T*R > T*'.  [default: F*R > T*; R* without "
-            "weights; F*R with --onto]",
+            help="What is done with each layer, such as `F*R` or `F6T*R > T*`.  [default: `F*R > T*`; `R*` without "
+            "weights; `F*R` with --onto]",
         ),
     ] = None,
     advice: Annotated[
