@@ -21,6 +21,8 @@ from layerwise.errors import LayerwiseError, StudyError, unknown
 from layerwise.execute.plan import Plan
 from layerwise.job import Job, Means, counts
 from layerwise.measure import measure
+from layerwise.nets import named, own_size
+from layerwise.nets.weights import parse_net
 from layerwise.outputs import Scoreboard, Study, claims, prepare
 from layerwise.probes.activations import POOLINGS
 from layerwise.probing.examine import chosen, compares, examine
@@ -104,9 +106,10 @@ def study(
     module = study_module(name)
     means = Means(executor, workers, device, deterministic, keep, address)
     shelf = Store(Path(store))
+    net = net and named(net)
     opened, place = open_data(
-        data or module.DATA, shelf.folder / "data", resize=resize or module.RESIZE, grey=grey or module.GREY,
-        skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
+        data or module.DATA, shelf.folder / "data", resize=resize or (net and own_size(net)) or module.RESIZE,
+        grey=grey or module.GREY, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
     )  # fmt: skip
     request = Request(
         opened, net, scale, seeds, trials, None if shots is None else tuple(shots), steps, source_steps, classes, known,
@@ -251,6 +254,7 @@ def probe(
     if memory < 1:
         raise StudyError(f"--memory {memory} is not possible; the least is 1, in megabytes")
     shelf, means = Store(Path(store)), Means("serial", device="cpu", keep=True)
+    resize = resize or (own_size(parse_net(net)[0]) if isinstance(net, str) else None)
     opened, place = open_data(
         data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable,
         drop_duplicates=drop_duplicates, groups=groups,

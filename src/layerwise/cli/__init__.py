@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 from layerwise import __version__
 from layerwise.cli import runs
+from layerwise.cli.adapt import adapt, export, predict
 from layerwise.cli.data import data
 from layerwise.cli.options import net_names
 from layerwise.cli.printing import complain, print_findings, print_table
@@ -31,6 +32,9 @@ app = typer.Typer(
 app.add_typer(runs.app, name="runs")
 app.command()(study)
 app.command()(probe)
+app.command()(adapt)
+app.command()(predict)
+app.command()(export)
 app.command()(data)
 MISTAKEN = 2  # exit code
 

@@ -209,7 +209,7 @@ def study(
     """
     folder = out or Path("layerwise-out") / name
     for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, _interrupt_once)
+        signal.signal(stop, interrupt_once)
     try:
         if executor == "local":
             forks.context()  # it loads torch while we do
@@ -235,7 +235,7 @@ def study(
         raise typer.Exit(1)
 
 
-def _interrupt_once(*_signal: object) -> None:
+def interrupt_once(*_signal: object) -> None:
     """Answer Ctrl-C, and no second one: workers are being ended, which takes a moment."""
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)

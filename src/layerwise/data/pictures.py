@@ -173,6 +173,11 @@ def decoded(content: Path | bytes | None, options: Options) -> Decoded:
         raise UnreadableError(_complaint(error, size)) from error
 
 
+def pixels_of(image: Image.Image, options: Options) -> np.ndarray:
+    """The pixels of an opened image, uint8 (channels, height, width), turned upright; raises UnreadableError."""
+    return channels_first(np.asarray(resized(_plain(image, options.grey), options.resize)))
+
+
 def _other_kind(content: Path | bytes) -> str:
     """What is to be said of a picture from a telephone that is of no kind read here; nothing of others."""
     if isinstance(content, Path):
