@@ -72,7 +72,8 @@ class AdaptedNet(nn.Module):
     @torch.no_grad()
     def predict(self, image: str | Path | bytes | Image.Image) -> list[tuple[str, float]]:
         """Every class with its probability, the likeliest first; the image is alone, so others cannot matter to it."""
-        chances = self(self.preprocess(image)[None]).double().softmax(1)[0].tolist()
+        device = next(self.net.parameters()).device
+        chances = self(self.preprocess(image)[None].to(device)).double().softmax(1)[0].tolist()
         order = sorted(range(len(chances)), key=lambda k: -chances[k])
         return [(self.classes[k], chances[k]) for k in order]
 
