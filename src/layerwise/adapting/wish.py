@@ -159,7 +159,8 @@ def _parts(wish: Wish, data: DataSet, told: list[str]) -> Parts:
     request = Request(data, wish.net, classes=wish.classes, hold_out=wish.hold_out, groups=wish.groups)
     parts, notes = share_out(request, wish.share)
     if not wish.no_test:
-        told += notes
+        seen = ["whether the weights that the net began with were trained on test images is not known here"]
+        told += [*notes, *(seen if wish.content and not wish.onto else [])]
         return parts
     told.append("no images are kept back, so nothing will be known of how good the net is on others")
     return replace(parts, by="random", held_out=(), test=0)
