@@ -332,7 +332,7 @@ def test_lists_fit_eighty_columns(run: Callable[..., SimpleNamespace]) -> None:
         found = run(*words)
         assert (found.code, found.err) == (0, "")
         assert max(map(len, found.out.splitlines())) <= 85
-    assert run("nets", "lenet5").out.splitlines()[-1].split() == ["in", "all", "52,256"]
+    assert "in all  52,256" in run("nets", "lenet5").out
 
 
 def rows(folder: str) -> pd.DataFrame:
