@@ -14,7 +14,7 @@ from torch import Tensor
 from layerwise.data.dataset import DataSet, load
 from layerwise.errors import Diverged, LayersError, LayerwiseError, StoreError
 from layerwise.execute.plan import Unit
-from layerwise.execute.processor import settle
+from layerwise.execute.processor import give_back_memory, settle
 from layerwise.features import Shelf
 from layerwise.feed import Feed, feeds
 from layerwise.fleet import train_fleet
@@ -97,6 +97,7 @@ class Worker:
             left = replace(unit, missing=unit.missing - set(map(key, there)))
             if left.missing:
                 found += self._settle(left)
+                self._rest()
         return [replace(found[0], notes=tuple(self.notes)), *found[1:]]
 
     @contextmanager
@@ -126,6 +127,11 @@ class Worker:
 
     def _prefix(self) -> Prefix:
         return Prefix(Shelf(self.setting.memory, self.setting.disk, self.setting.common))
+
+    def _rest(self) -> None:
+        """Between two units, take no more memory than what is remembered needs."""
+        self.prefix.shelf.rest()
+        give_back_memory()
 
     def _forget(self) -> None:
         """Let go of all that can be made or read again."""
