@@ -49,6 +49,11 @@ def settle(*, deterministic: bool = False) -> None:
     _set_allocator(KEEPING)
 
 
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def give_back_memory() -> None:
     """Give the system all memory that is free and was kept."""
     with suppress(OSError, AttributeError):

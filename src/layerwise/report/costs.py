@@ -55,7 +55,6 @@ def costs_of(rows: pd.DataFrame, runs: Sequence[Mapping[str, Any]], cluster: str
         condition=found["condition"].fillna(found["treatment"]),
         n=found["n"].fillna(-1),
         seed=found["seed"].fillna(-1),
-        target_task=found["target_task"].fillna(""),
     )
     spent = rows[rows["quantity"].isin(list(COSTS))].drop_duplicates(["run_key", "quantity"])
     spent = spent.pivot(index="run_key", columns="quantity", values="value")

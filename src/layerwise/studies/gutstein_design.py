@@ -74,6 +74,10 @@ class Design:
         """Source and target classes of a class split."""
         return sides(self.request, "gutstein", seed, MOST_CLASSES)
 
+    def cluster(self, seed: int) -> str:
+        """The name of a class split: that of its source classes, so that seeds that share them (--known) are one."""
+        return self.task(self.sides(seed)[0], 1, seed).name
+
     def task(self, classes: tuple[int, ...], shots: int, draw: int) -> Task:
         """So many samples of each of these classes, towards random bits."""
         return Task(self.request.data.digest, classes, shots, f"bits:{BITS}", self.parts, draw)

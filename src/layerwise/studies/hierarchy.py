@@ -211,6 +211,7 @@ def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, 
     rows: list[dict[str, Any]] = []
     for cell in cells(design):
         about = {"condition": cell.difficulty, "n": cell.n, "trial": cell.trial, "seed": cell.seed}
+        about |= {"cluster": f"world {cell.seed}"}
         if result := results.get(key(cell.run)):
             experiment = "specificity" if cell.trial is None else "relearning"
             rows.extend(rows_of(cell.run, result, experiment=experiment, group=cell.place, **about))
