@@ -403,6 +403,12 @@ def test_costs_without_samples_n_or_seconds():
     assert cost(rows[rows["quantity"] == "accuracy"], []) is None
 
 
+def test_nets_that_tell_one_class_from_the_others_have_costs_too():
+    rows = made_up_rows()
+    named = rows.assign(class_name=rows["cluster"])
+    pd.testing.assert_frame_equal(costs_of(named, []), costs_of(rows, []))
+
+
 def test_tasks_to_choose_from_stand_in_the_order_of_their_numbers():
     (chosen,) = [
         p for p in cost(made_up_rows(shots=(1, 5, 10)), []).chart.to_dict()["params"] if p["name"] == "task_shown"
