@@ -3,8 +3,10 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 hook = install_import_hook("layerwise", "checking.typechecker")
 
+from layerwise import cli  # noqa: E402
 from layerwise.data.dataset import DataSet, make  # noqa: E402
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -39,6 +42,21 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return found
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
+    """Run a command in this process; gives code, out and err."""
+
+    def ran(*words: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["layerwise", *words])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        found = capsys.readouterr()
+        return SimpleNamespace(code=exit.value.code or 0, out=found.out, err=found.err)
+
+    return ran
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def made_up(
                     "net": "lenet5",
                     "seed": seed,
                     "trial": 0,
-                    "target_task": str(seed),
+                    "cluster": str(seed),
                     "shots": shots,
                     "n": n,
                 }

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from layerwise.data.dataset import DataSet
+from layerwise.data.dataset import DataSet, save
 from layerwise.errors import StoreError
 from layerwise.execute import forecast as forecasting
 from layerwise.execute import local, serial, work
@@ -23,7 +23,9 @@ from layerwise.execute.plan import Unit, grouped, plan
 from layerwise.execute.queue import Queue
 from layerwise.execute.speeds import Speed
 from layerwise.execute.work import Outcome, Worker
+from layerwise.job import Job, Means
 from layerwise.nets import NETS, Architecture
+from layerwise.progress import Quiet
 from layerwise.run import Run, Weights, key
 from layerwise.store import Store
 from layerwise.tasks import Parts, Task
@@ -441,6 +443,31 @@ def test_a_forecast_by_hand(blobs: DataSet, monkeypatch: pytest.MonkeyPatch) -> 
     rest = forecast(stored, sizes.__getitem__, workers=2)
     assert [unit.todo for unit in rest.units] == [(runs[1],)]
     assert forecast(plan(runs, lambda *_: True), sizes.__getitem__, workers=2).wall_seconds == 0
+
+
+def test_a_run_that_may_stop_is_forecast_as_those_that_stopped(
+    blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three sources stopped after 40 and 80 of 200 steps: the third is forecast with 60; alone with 200."""
+    made_up = Speed(ready=1.0, step=0.01, look=0.001, ahead=0.0)
+    monkeypatch.setattr(forecasting, "speed", lambda run, stage, shape, width, device: made_up)
+    recipe = replace(RECIPE, steps=200, evaluate_every=20, stop_at=0.9)
+    sources = [run for run in grid(blobs, sources=3, recipe=recipe) if run.source is None and run.draw == 0]
+    first, second, third = sources
+    store = Store(tmp_path / "store")
+    for run, steps in ((first, 40), (second, 80)):
+        store.put(run, {"steps": [steps], "curve": [[steps, "test", "accuracy", 0.5]], "seconds": 1.0}, {})
+    place = store.folder / "data" / blobs.digest
+    save(blobs, place)
+
+    def seconds(wanted: list[Run]) -> float:
+        job = Job(wanted, store, blobs, {blobs.digest: place}, Means("serial"), Quiet())
+        return job.plan().seconds[key(third)]
+
+    size = Job([third], store, blobs, {}, Means("serial"), Quiet()).size(third)
+    look = 0.001 * (size.train + size.others)
+    assert seconds([third]) == pytest.approx(OVERHEAD_SECONDS + 1 + 200 * 0.01 + 11 * look)
+    assert seconds(sources) == pytest.approx(OVERHEAD_SECONDS + 1 + 60 * 0.01 + 11 * 0.3 * look)
 
 
 def test_a_unit_is_a_value(blobs: DataSet) -> None:

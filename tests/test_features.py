@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
 
 from layerwise import features
+from layerwise.execute.processor import as_workers_do
 from layerwise.features import CHUNK, Shelf
 
 IMAGES = 12 * CHUNK + 7  # the last chunk is not full
@@ -106,3 +108,30 @@ def test_the_memory_format_is_kept(tmp_path: Path, common: bool) -> None:
     assert found is not None
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(found, torch.cat([images, images + CHUNK]))
+
+
+def resident(file: str) -> int:
+    """Kilobytes of this process's memory that are of a file."""
+    maps = Path("/proc/self/smaps").read_text().split(file)[1:]
+    return sum(int(part.partition("\nRss:")[2].split()[0]) for part in maps)
+
+
+def test_at_rest_files_take_no_memory_and_still_hold_the_same(tmp_path: Path) -> None:
+    shelf = Shelf(0, 2**30, tmp_path)
+    found = shelf.fill("features", IMAGES, LIKE, computes(Counter()))
+    assert resident(str(tmp_path / "features")) >= WHOLE.nbytes // 2**10
+    shelf.rest()
+    assert resident(str(tmp_path / "features")) == 0
+    assert found is not None
+    assert torch.equal(found, WHOLE)
+
+
+def test_what_a_process_kept_for_training_is_given_back_afterwards() -> None:
+    """A forecast measures speeds as workers train: the parent must not hold that memory while these do."""
+    take = psutil.Process().memory_info
+    before = take().rss
+    with as_workers_do():
+        some = [torch.ones(2**18) for _ in range(300)]  # 1 MiB each
+        assert take().rss - before > 250 * 2**20
+        del some
+    assert take().rss - before < 100 * 2**20  # the heap keeps its 64 MiB to grow into

@@ -126,7 +126,7 @@ def test_experiments_are_what_they_say(bars: DataSet) -> None:
     ("asked", "message"),
     [
         ({"seeds": 9}, "--seeds 9: there are 8 pairs of a quarter turn and a side to learn in"),
-        ({"shots": (31,)}, "--shots 31: a class has 30 training images; ask for at most that"),
+        ({"shots": (31,)}, "--shots 31: the smallest class has 30 training images; ask for at most that"),
         ({"known": "0-3"}, "--known 0-3: the tasks of this study are its own; leave it out"),
         ({"split": "random:1"}, "--split random:1: the tasks of this study are its own; leave it out"),
         ({"classes": "0-9"}, "--classes 0-9: the tasks of this study are its own; leave it out"),

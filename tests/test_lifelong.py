@@ -10,6 +10,7 @@ from layerwise.job import Job, Means
 from layerwise.measure import measure
 from layerwise.nets import build
 from layerwise.progress import Quiet
+from layerwise.report.costs import costs_of
 from layerwise.report.gutstein import figures
 from layerwise.result import restore
 from layerwise.rows import pick
@@ -210,6 +211,9 @@ def test_claims_on_lifetimes_by_arithmetic(sixty_two: DataSet) -> None:
     by = {claim.id: claim for claim in claims(table(made, results, measured))}
     assert by["G12"].estimate == pytest.approx(0.02 * (4 + 3 + 2 + 1) / 4)
     assert (by["G12"].pairs, by["G12"].clusters, by["G12"].verdict) == (5 * 2 * 4, 5, "reproduced")
+    costs = costs_of(table(made, results, measured), []).set_index(["condition", "n"])
+    assert costs["clusters"].unique().tolist() == [5]  # four new tasks of a split are no repetitions
+    assert costs["trials"].unique().tolist() == [5 * 4]
     assert by["G20"].estimate == pytest.approx(0.05)
     assert by["G21"].estimate == pytest.approx(0.1)
     assert (by["G11"].estimate, by["G11"].verdict) == (0.0, "reproduced")
@@ -219,9 +223,13 @@ def test_claims_on_lifetimes_by_arithmetic(sixty_two: DataSet) -> None:
 
 
 def test_a_fixed_source_is_one_cluster(sixty_two: DataSet) -> None:
-    """With --known every lifetime begins with one task: its orders are not independent class splits."""
-    made = design(Request(sixty_two, experiments="lifelong", known="0-19", seeds=5))
-    results = {key(run): Result(key(run), ((640, "test", "accuracy", 0.5),), 1, 1) for run in runs(made)}
-    by = {claim.id: claim for claim in claims(table(made, results, {}))}
-    assert (by["G20"].clusters, by["G20"].verdict) == (1, "undecided")
+    """With --known all sources know the same classes: their targets are not those of independent class splits."""
+    made = design(Request(sixty_two, experiments="levels,lifelong", known="0-19", seeds=5))
+    curve = tuple((640, split, "accuracy", 0.5) for split in ("train", "test"))
+    results = {key(run): Result(key(run), curve, 1, 1) for run in runs(made)}
+    rows = table(made, results, {})
+    by = {claim.id: claim for claim in claims(rows)}
+    for name in ("G2", "G20"):
+        assert (by[name].clusters, by[name].verdict, by[name].given) == (1, "undecided", "given one class split")
     assert by["G11"].estimate is None
+    assert costs_of(rows, [])["clusters"].unique().tolist() == [1]

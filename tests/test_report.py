@@ -20,7 +20,7 @@ from layerwise.report.figures import gap, learning, levels, palette
 from layerwise.report.page import json_block, spec, table_json
 from layerwise.report.strip import strip
 from layerwise.report.summary import changes, ends, over_clusters
-from layerwise.rows import frame
+from layerwise.rows import frame, read
 
 LAYERS = {"C1": 156, "S2": 12, "C3": 1516, "S4": 32, "C5": 48120, "F6": 2420}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=\"alert('2')\">&amp;"
@@ -48,8 +48,8 @@ def made_up_rows(seeds: int = 2, trials: int = 2, shots: tuple[int, ...] = (1, 1
 
 def made_up_run(same: dict, n: int, shots: int, seed: int, trial: int) -> list[dict]:
     run = {**same, "run_key": f"n{n}-{shots}-{seed}-{trial}", "source_key": f"source{seed}" if n else None,
-           "target_task": f"new{seed}", "treatment": f"F{n}R" if n else "R6", "n": n, "shots": shots, "seed": seed,
-           "trial": trial}  # fmt: skip
+           "target_task": f"new{seed}", "cluster": f"split {seed}", "treatment": f"F{n}R" if n else "R6", "n": n,
+           "shots": shots, "seed": seed, "trial": trial}  # fmt: skip
     found = []
     for step in (50, 100):
         test = made_up_accuracy(n, shots, seed, trial, step)
@@ -235,7 +235,7 @@ def test_the_file_is_under_3_mb_with_5000_runs(tmp_path):
 
 
 def test_a_mean_is_over_class_splits_after_the_trials_of_each_are_averaged():
-    table = pd.DataFrame({"target_task": ["a", "a", "a", "b"], "seed": [0, 0, 0, 1], "trial": [0, 1, 2, 0], "n": 2})
+    table = pd.DataFrame({"cluster": ["a", "a", "a", "b"], "seed": [0, 0, 0, 1], "trial": [0, 1, 2, 0], "n": 2})
     table["value"] = [0.1, 0.2, 0.3, 0.6]
     (row,) = over_clusters(table, ["n"]).to_dict("records")
     low, high = interval([0.2, 0.6], 0.95)
@@ -243,6 +243,33 @@ def test_a_mean_is_over_class_splits_after_the_trials_of_each_are_averaged():
     assert (row["low"], row["high"]) == pytest.approx((low, high))
     assert (row["minimum"], row["maximum"], row["clusters"], row["trials"]) == (0.1, 0.6, 2, 4)
     assert row["interval"] == "95 % over 2 class splits"
+
+
+def test_tasks_of_one_class_split_are_no_repetitions():
+    """Two splits of two tasks each, as in a lifetime or in two directions: Student's t has one degree of freedom."""
+    table = pd.DataFrame({"cluster": ["s", "s", "t", "t"], "seed": [0, 0, 1, 1], "trial": 0, "n": 2})
+    table = table.assign(target_task=["a", "b", "c", "d"], value=[0.1, 0.3, 0.5, 0.7])
+    (row,) = over_clusters(table, ["n"]).to_dict("records")
+    assert (row["mean"], row["clusters"], row["trials"]) == (pytest.approx(0.4), 2, 4)
+    assert (row["low"], row["high"]) == pytest.approx((0.4 - 12.706205 * 0.2, 0.4 + 12.706205 * 0.2))
+    (alone,) = over_clusters(table[:2], ["n"]).to_dict("records")
+    assert (alone["low"], alone["interval"]) == (None, "none: one trial, given one source")
+
+
+def test_whiskers_of_costs_are_over_class_splits_too():
+    rows = made_up_rows()
+    other = rows[rows["trial"].notna()].assign(run_key=lambda t: "b-" + t["run_key"], target_task="another")
+    both = costs_of(pd.concat([rows, other], ignore_index=True), [])
+    alone = costs_of(rows, [])
+    assert both["clusters"].tolist() == [2] * len(both)
+    assert both[["low", "high"]].to_numpy() == pytest.approx(alone[["low", "high"]].to_numpy())
+
+
+def test_tables_from_before_clusters_had_a_column_count_by_seed(tmp_path):
+    rows = made_up_rows()
+    rows.drop(columns="cluster").to_parquet(tmp_path / "rows.parquet")
+    found = levels(read(tmp_path)).table
+    assert found.equals(levels(rows).table)
 
 
 def test_one_class_split_is_labelled_given_one_source():
@@ -374,6 +401,12 @@ def test_costs_without_samples_n_or_seconds():
     assert "seconds" not in json.dumps(cost(rows, []).chart.to_dict()["params"])
     assert cost(rows[rows["trial"].isna()], []) is None
     assert cost(rows[rows["quantity"] == "accuracy"], []) is None
+
+
+def test_nets_that_tell_one_class_from_the_others_have_costs_too():
+    rows = made_up_rows()
+    named = rows.assign(class_name=rows["cluster"])
+    pd.testing.assert_frame_equal(costs_of(named, []), costs_of(rows, []))
 
 
 def test_tasks_to_choose_from_stand_in_the_order_of_their_numbers():

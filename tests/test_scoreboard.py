@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 
 import layerwise
-from layerwise import cli
 from layerwise.claims import Claim, decide, unmeasured
 from layerwise.cli.study import experiments_of
 from layerwise.errors import StudyError
@@ -85,21 +84,6 @@ def run_all(**options: object) -> Scoreboard:
     return found
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
-    """Run a command in this process; gives code, out and err."""
-
-    def ran(*words: str) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["layerwise", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        found = capsys.readouterr()
-        return SimpleNamespace(code=exit.value.code or 0, out=found.out, err=found.err)
-
-    return ran
-
-
 def test_all_is_each_study_and_their_claims_corrected_together(studies: Callable[..., None]) -> None:
     studies(tiny("one"), tiny("two", claims=lambda rows: [tiny_claim("two", -0.001)]))
     found = run_all(out="out")
@@ -157,11 +141,11 @@ def refused(request: object) -> None:
     [(broken, "KeyError: 'a mistake of ours'"), (refused, "these images will not do; take others")],
 )
 def test_what_fails_in_one_study_loses_no_other(
-    studies: Callable[..., None], command: Callable[..., SimpleNamespace], design: Callable[..., None], told: str
+    studies: Callable[..., None], run: Callable[..., SimpleNamespace], design: Callable[..., None], told: str
 ) -> None:
     studies(tiny("bad", design=design), tiny("last"))
     words = ["study", "all", "--data", "npz:good.npz", "--executor", "serial"]
-    found = command(*words)
+    found = run(*words)
     assert found.code == 1
     assert f"Study bad failed: {told}\n" in found.err
     assert found.err.splitlines()[-1] == f"Failed: study bad failed ({told}); run it by itself to see why"
@@ -170,12 +154,12 @@ def test_what_fails_in_one_study_loses_no_other(
     assert board.failures == (f"study bad failed ({told}); run it by itself to see why",)
     assert f"study bad failed ({told})" in Page(Path("layerwise-out/all/report.html").read_text()).text
     studies(tiny("bad", design=refused))
-    assert command(*words).err.splitlines()[-1] == "StudyError: these images will not do; take others"
+    assert run(*words).err.splitlines()[-1] == "StudyError: these images will not do; take others"
 
 
-def test_what_all_prints(studies: Callable[..., None], command: Callable[..., SimpleNamespace]) -> None:
+def test_what_all_prints(studies: Callable[..., None], run: Callable[..., SimpleNamespace]) -> None:
     studies(tiny("first"), tiny("second", claims=lambda rows: [tiny_claim("second", -0.05)]))
-    found = command("study", "all", "--data", "npz:good.npz", "--executor", "serial", "--out", "out")
+    found = run("study", "all", "--data", "npz:good.npz", "--executor", "serial", "--out", "out")
     assert found.code == 0
     lines = found.out.splitlines()
     assert lines[1] == (
@@ -188,9 +172,9 @@ def test_what_all_prints(studies: Callable[..., None], command: Callable[..., Si
     assert (first[:2], second[:2]) == (["FIRST1", "reproduced"], ["SECOND1", "contradicted"])
     assert lines[7].endswith("yes       what first says")
     assert lines[-1] == "Report: out/report.html"
-    assert command("report", "out").out == found.out
+    assert run("report", "out").out == found.out
     Path("out/plan.json").write_text(json.dumps({"studies": {"gone": {}}, "runs": []}))
-    assert command("report", "out").err.count("\n") == 1
+    assert run("report", "out").err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -211,10 +195,10 @@ def test_what_all_prints(studies: Callable[..., None], command: Callable[..., Si
     ],
 )
 def test_options_of_one_study_are_not_for_all(
-    studies: Callable[..., None], command: Callable[..., SimpleNamespace], words: list[str], message: str
+    studies: Callable[..., None], run: Callable[..., SimpleNamespace], words: list[str], message: str
 ) -> None:
     studies(tiny("first"))
-    found = command("study", "all", *words)
+    found = run("study", "all", *words)
     assert (found.code, found.out) == (2, "")
     assert found.err.splitlines()[-1] == f"StudyError: {message}"
 
@@ -378,7 +362,7 @@ def test_the_shell_itself_completes_experiments() -> None:
     assert found.stdout.split() == ["levels"]
 
 
-def test_an_unknown_experiment_is_told_what_there_is(command: Callable[..., SimpleNamespace]) -> None:
-    found = command("study", "gutstein", "--data", "npz:good.npz", "--experiments", "level")
+def test_an_unknown_experiment_is_told_what_there_is(run: Callable[..., SimpleNamespace]) -> None:
+    found = run("study", "gutstein", "--data", "npz:good.npz", "--experiments", "level")
     names = ", ".join(sorted(experiments_of("gutstein")))
     assert found.err == f"StudyError: unknown experiment 'level'; did you mean 'levels'? (known: {names})\n"

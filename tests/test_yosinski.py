@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 import torch
 
-from layerwise.claims import Claim, unpaired
+from layerwise.claims import Claim, interval, unpaired
 from layerwise.data import make
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError
 from layerwise.feed import batches
 from layerwise.layers import layers
 from layerwise.nets import build
+from layerwise.report.costs import costs_of
 from layerwise.report.strip import strip
 from layerwise.report.yosinski import figures
-from layerwise.rows import frame
+from layerwise.rows import frame, pick
 from layerwise.run import Run, key
 from layerwise.start import begin
 from layerwise.store import Store
@@ -157,6 +158,19 @@ def test_nets_that_all_end_alike_have_a_point_for_an_interval() -> None:
         "undecided",
         "reproduced",
     }
+
+
+def test_two_directions_of_a_split_are_one_cluster_of_its_costs() -> None:
+    """As in the paired claims, so in the figure of costs: whiskers of AnB are over four splits, not eight halves."""
+    rows, found, _ = of_the_authors()
+    nets = rows[rows["experiment"].isin(["transfer"]) & rows["condition"].isin(["AnB", "BnB"])]
+    table = costs_of(nets, [])
+    assert set(table["clusters"]) == {found["Y1"].clusters} == {4}
+    (row,) = table[(table["condition"] == "AnB") & (table["n"] == 7)].to_dict("records")
+    ends = pick(nets, quantity="accuracy", split="test", condition="AnB", n=7)
+    assert len(ends) == 8
+    by_split = ends.groupby("seed")["value"].mean().astype(float)
+    assert (row["low"], row["high"]) == pytest.approx(interval(by_split.tolist(), 0.95))
 
 
 def test_dissimilar_halves_fall_three_times_as_far() -> None:
@@ -321,7 +335,7 @@ def made_up(accuracy: Callable[[str, int, int], float], seeds: int = 5, net: str
                 for condition, n in [("base", 0), *((name, n) for name in names for n in range(1, 8))]:
                     where = {
                         "experiment": experiment, "condition": condition, "n": n, "seed": seed, "trial": 0, "net": net,
-                        "target_task": f"{experiment}{seed}{target}",
+                        "target_task": f"{experiment}{seed}{target}", "cluster": f"class split {seed}",
                         "run_key": f"{experiment}-{seed}-{target}-{condition}-{n}",
                         "source_key": None if n == 0 else f"{experiment}-{seed}-source", "shots": 90,
                         "source_task": f"{experiment}{seed}{target ^ (condition[0] == 'A')}" if n else None,

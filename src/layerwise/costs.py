@@ -1,13 +1,14 @@
 """What training costs in arithmetic: floating-point operations, counted on the real net."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from layerwise.layers import layers
+from layerwise.layers import Layer, layers
 from layerwise.nets import build
 from layerwise.run import Run
 from layerwise.treatment import Treatment
@@ -48,6 +49,39 @@ def train_flops(run: Run, shape: tuple[int, int, int], steps: Sequence[int] = ()
             steps or [recipe.steps for recipe in run.recipes], run.recipes, run.treatment.trained, strict=True
         )
     )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a layer has and takes: numbers that it learns, and operations on one image, forward."""
+
+    layer: Layer
+    parameters: int
+    flops: int
+
+
+def layer_costs(
+    net: str, shape: tuple[int, int, int], outputs: int, granularity: str = "layer"
+) -> tuple[tuple[Cost, ...], int]:
+    """What each layer (or block, or stage) has and takes, and the operations of the whole net on one image.
+
+    What a net calculates between its modules, as functions, is in the whole alone.
+    """
+    built, image = build(net, shape, outputs, seed=0).eval(), torch.zeros(1, *shape)
+    found = layers(built, image, granularity)
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        built(image)
+    counts = {name: sum(kinds.values()) for name, kinds in counter.get_flop_counts().items()}
+    root = type(built).__name__
+    costs = tuple(
+        Cost(
+            layer,
+            sum(built.get_parameter(name).numel() for name in layer.parameters),
+            sum(counts.get(f"{root}.{name}" if name else root, 0) for name in layer.modules),
+        )
+        for layer in found
+    )
+    return costs, int(counter.get_total_flops())
 
 
 @lru_cache(maxsize=256)

@@ -37,7 +37,7 @@ class Shelf:
     disk: int = 0  # bytes
     common: Path | None = None  # a folder that several processes have in common
     held: "OrderedDict[str, Tensor]" = field(default_factory=OrderedDict)
-    in_files: set[str] = field(default_factory=set)
+    in_files: dict[str, mmap.mmap] = field(default_factory=dict)
     alive: "list[tuple[ref[Tensor], bool]]" = field(default_factory=list)  # with what a run still uses; in a file?
 
     def get(self, name: str) -> Tensor | None:
@@ -67,19 +67,26 @@ class Shelf:
         path = self.common / name if self.common else None
         try:
             with TemporaryFile() if path is None else open(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-                made = _filled(file.fileno(), images, like, compute)
+                made, content = _filled(file.fileno(), images, like, compute)
         except OSError:
             if path is not None:
                 path.unlink(missing_ok=True)
             return None
         self._note(name, made, in_file=True)
+        self.in_files[name] = content
         return made
+
+    def rest(self) -> None:
+        """Leave the files' contents to the system, which can do with their memory what it likes, until they are used.
+
+        Mapped, they count as this process's memory. They are still in the system's cache as long as it has room.
+        """
+        for content in self.in_files.values():
+            content.madvise(mmap.MADV_DONTNEED)
 
     def _note(self, name: str, made: Tensor, *, in_file: bool) -> None:
         self.held[name] = made
         self.alive.append((ref(made), in_file))
-        if in_file:
-            self.in_files.add(name)
 
     def _makes_room(self, size: int, budget: int, *, in_file: bool) -> bool:
         """Let go of the oldest features until there is room; what a run is using stays, and counts."""
@@ -97,7 +104,7 @@ class Shelf:
     def _let_go(self, name: str) -> None:
         del self.held[name]
         if name in self.in_files:
-            self.in_files.remove(name)
+            del self.in_files[name]
             if self.common:
                 (self.common / name).unlink(missing_ok=True)  # whoever has it open keeps it
 
@@ -119,8 +126,8 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
     return torch.channels_last if is_channels_last(tensor) else torch.contiguous_format
 
 
-def _filled(file: int, images: int, like: Tensor, compute: Compute) -> Tensor:
-    """The features of so many images in a file, which has a byte for each chunk and then the features.
+def _filled(file: int, images: int, like: Tensor, compute: Compute) -> tuple[Tensor, mmap.mmap]:
+    """The features of so many images in a file, which has a byte for each chunk and then the features; and the file.
 
     Raises OSError where the disk has no room: it is taken at once, as a disk that is full later would kill the process.
     """
@@ -150,7 +157,7 @@ def _filled(file: int, images: int, like: Tensor, compute: Compute) -> Tensor:
             since, left = time.monotonic(), now
         elif time.monotonic() - since > PATIENCE * max(longest, 0.1):
             do(int(left[0]))  # the same bits, should the other be at it still
-    return features
+    return features, content
 
 
 def _shaped(flat: Float[Tensor, " numbers"], images: int, like: Tensor) -> Float[Tensor, "images ..."]:

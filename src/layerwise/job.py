@@ -139,11 +139,16 @@ class Job:
             shape = self.data.images.shape[1:]
             widths = Widths(self.means.units, beside=self.store.folder / "fleets.json", device=self.means.here)
             made = grouped(made, lambda run, count: widths.of(run, count, shape))
-        self.forecast = forecast(made, self.size, self.means.processes, self.means.here)
+        self.forecast = forecast(made, self.size, self.means.processes, self.means.here, self._taken(made))
         made = ordered(made, self.forecast.units)
         self.stored_before = made.stored
         self.listener.planned(made, self.forecast, self.means.processes)
         return made
+
+    def _taken(self, made: Plan) -> dict[str, int]:
+        """Steps by key of those of the runs that may stop before their last, and are finished."""
+        stopping = [key(run) for run in made.runs if any(recipe.stop_at is not None for recipe in run.recipes)]
+        return {name: sum(record.result["steps"]) for name, record in self.store.records(stopping).items()}
 
     def size(self, run: Run) -> Size:
         """How large a run's task is."""

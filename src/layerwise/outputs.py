@@ -222,6 +222,7 @@ def _without(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write plain lists, dicts, strings and finite numbers, indented by one; ValueError for a number that is not."""
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -34,6 +34,7 @@ COLUMNS: dict[str, str] = {
     "split": "string",  # train, validation, test
     "trial": "Int64",
     "seed": "Int64",
+    "cluster": "string",  # of the independent repetitions (class splits, worlds, categories), which: see claims.HOW
     "step": "Int64",  # optimiser steps taken when it was measured
     "quantity": "string",
     "value": "float64",
@@ -63,7 +64,11 @@ def write(rows: pd.DataFrame, folder: Path) -> None:
 
 def read(folder: Path) -> pd.DataFrame:
     """The rows of a folder that `write` filled, equal to those written."""
-    return pd.read_parquet(folder / "rows.parquet").reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    found = pd.read_parquet(folder / "rows.parquet").reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    if found["cluster"].notna().any():
+        return found
+    of_old = found["class_name"].where(found["study"] == "grand", found["seed"].astype("string"))
+    return found.assign(cluster=of_old)  # before clusters had a column
 
 
 def pick(rows: pd.DataFrame, **wanted: Any) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
+from types import MappingProxyType
 
 from layerwise.costs import layer_parameters, train_flops
 from layerwise.execute.plan import Plan, Unit
@@ -39,13 +40,23 @@ class Forecast:
     disk_bytes: int
 
 
-def forecast(plan: Plan, size: Callable[[Run], Size], workers: int, device: str = "cpu") -> Forecast:
+def forecast(
+    plan: Plan,
+    size: Callable[[Run], Size],
+    workers: int,
+    device: str = "cpu",
+    steps: Mapping[str, int] = MappingProxyType({}),
+) -> Forecast:
     """Time, memory and disk that the plan's missing runs will take.
 
-    A run that stops at an accuracy is counted with all its steps: the forecast is what it takes at most.
+    A run that stops at an accuracy is counted with that share of its steps that finished runs of its net and recipe
+    took: `steps` are theirs, by key. Where there are none, it is counted with all: that is what it takes at most.
     """
-    pools = _pools(plan, size)
-    units = {unit: _seconds(unit, size, device) for unit in plan.units}
+    pools, shares = _pools(plan, size), _shares(plan, steps)
+    units = {
+        unit: _seconds(unit, size, device, shares.get((unit.runs[0].net, unit.runs[0].recipes), 1.0))
+        for unit in plan.units
+    }
     for unit, seconds in _ahead(plan, size, pools, workers, device):
         units[unit] += seconds
     biggest = max((sum(_bytes(size(run), pools[at]) for at, run in _at(unit).items()) for unit in units), default=0)
@@ -68,15 +79,25 @@ def unit_bytes(unit: Unit, size: Callable[[Run], Size]) -> int:
     return 3 * images + 2 * unit.width * step_bytes(unit.runs[0], size(unit.runs[0]).shape)
 
 
-def _seconds(unit: Unit, size: Callable[[Run], Size], device: str) -> float:
-    """A unit at this machine's measured speed: steps, evaluations, storing."""
+def _shares(plan: Plan, steps: Mapping[str, int]) -> dict[tuple[str, tuple[Recipe, ...]], float]:
+    """The mean share of their steps that finished runs of a net and recipe took."""
+    taken: dict[tuple[str, tuple[Recipe, ...]], list[float]] = {}
+    for run in plan.runs:
+        if key(run) in steps:
+            taken.setdefault((run.net, run.recipes), []).append(steps[key(run)] / run.steps)
+    return {kind: sum(shares) / len(shares) for kind, shares in taken.items()}
+
+
+def _seconds(unit: Unit, size: Callable[[Run], Size], device: str, share: float) -> float:
+    """A unit at this machine's measured speed: steps (this share of them where they may stop), evaluations, storing."""
     first, todo = unit.todo[0], [size(run) for run in unit.todo]
     total = OVERHEAD_SECONDS * len(todo)
     for stage, recipe in enumerate(first.recipes):
         found = speed(first, stage, todo[0].shape, unit.width, device)
-        points = _points(recipe)
+        done = 1.0 if recipe.stop_at is None else share
+        points = done * _points(recipe)
         seen = sum(points * s.others + (1 if recipe.stop_at is None else points) * s.train for s in todo)
-        total += found.ready + recipe.steps * found.step + seen * found.look
+        total += found.ready + done * recipe.steps * found.step + seen * found.look
     return total
 
 

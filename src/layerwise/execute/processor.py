@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -13,7 +13,8 @@ import torch
 
 FEATURES = 0.3  # of the free memory, and of the free disk, for what frozen layers give
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # <malloc.h>
-LARGE = 2**30
+KEEPING = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**30, M_TOP_PAD: 2**26}
+GIVING_BACK = {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26, M_TOP_PAD: 2**17}  # as glibc does after a while
 
 
 def has_bfloat16(device: str = "cpu") -> bool:
@@ -45,15 +46,30 @@ def settle(*, deterministic: bool = False) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+    _set_allocator(KEEPING)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def give_back_memory() -> None:
+    """Give the system all memory that is free and was kept."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _set_allocator(settings: Mapping[int, int]) -> None:
     with suppress(OSError, AttributeError):  # another C library keeps its own house
         adjust = ctypes.CDLL(None).mallopt
-        for setting, value in ((M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, LARGE), (M_TOP_PAD, 2**26)):
+        for setting, value in settings.items():
             adjust(setting, value)
 
 
 @contextmanager
 def as_workers_do() -> Iterator[None]:
-    """Be as a worker is, and then have as many threads as before."""
+    """Be as a worker is; then have as many threads as before, and give back the memory that was kept."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     settle()
     try:
@@ -61,3 +77,5 @@ def as_workers_do() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
+        _set_allocator(GIVING_BACK)
+        give_back_memory()

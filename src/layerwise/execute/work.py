@@ -14,7 +14,7 @@ from torch import Tensor
 from layerwise.data.dataset import DataSet, load
 from layerwise.errors import Diverged, LayersError, LayerwiseError, StoreError
 from layerwise.execute.plan import Unit
-from layerwise.execute.processor import settle
+from layerwise.execute.processor import give_back_memory, resident, settle
 from layerwise.features import Shelf
 from layerwise.feed import Feed, feeds
 from layerwise.fleet import train_fleet
@@ -28,6 +28,7 @@ from layerwise.tasks import Task
 from layerwise.train import Trained, train, whole
 
 SOURCES_HELD = 16
+KEPT_BYTES = 2**27  # of what a unit took, for the next one
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Worker:
     feeds: "OrderedDict[Any, dict[Task, Feed]]" = field(default_factory=OrderedDict)
     sources: "OrderedDict[str, Trained]" = field(default_factory=OrderedDict)
     notes: list[str] = field(default_factory=list)
+    rested: int = 0  # bytes that this process had when it last gave memory back
     held: bool = False  # is there anything of earlier units that memory could be short of?
 
     def __post_init__(self) -> None:
@@ -100,6 +102,7 @@ class Worker:
             left = replace(unit, missing=unit.missing - set(map(key, there)))
             if left.missing:
                 found += self._settle(left)
+                self._rest()
         return [replace(found[0], notes=tuple(self.notes)), *found[1:]]
 
     @contextmanager
@@ -129,6 +132,16 @@ class Worker:
 
     def _prefix(self) -> Prefix:
         return Prefix(Shelf(self.setting.memory, self.setting.disk, self.setting.common))
+
+    def _rest(self) -> None:
+        """Between two units, take little more memory than what is remembered needs.
+
+        To give it back and to take it again costs time too, of which short units would feel each tenth of a second.
+        """
+        self.prefix.shelf.rest()
+        if resident() - self.rested > KEPT_BYTES:
+            give_back_memory()
+            self.rested = resident()
 
     def _forget(self) -> None:
         """Let go of all that can be made or read again."""

@@ -12,6 +12,8 @@ What such weights are is their bytes as safetensors, and their name is the SHA-2
 import hashlib
 import io
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,9 @@ def parse_net(text: str) -> tuple[str, Path | None]:
     asked, at, path = text.partition("@")
     if at and not path.strip():
         architecture(named(asked))
-        raise StudyError(f"net '{text}' names no weights after its '@'; write {asked}@FILE.safetensors, or just {asked}")
+        raise StudyError(
+            f"net '{text}' names no weights after its '@'; write {asked}@FILE.safetensors, or just {asked}"
+        )
     if path == PRETRAINED or not at:
         name, file = fetched(asked, download=bool(at))
         architecture(name)
@@ -102,22 +106,23 @@ def _tensors(content: bytes, named: str) -> State:
 def _saved(content: bytes, named: str) -> State:
     """The tensors in what PyTorch saved; whatever else would have to be made to read it is refused."""
     try:
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of unusual pickles, which are read or refused
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise LayersError(
             f"weights '{named}' hold more than tensors, which can run code when read ({_first_reason(error)}); save "
             "them again from where they come from: torch.save(net.state_dict(), FILE)"
         ) from error
     except Exception as error:  # half a zip, or no file of PyTorch's at all
-        why = str(error).partition("\n")[0]
+        why = str(error).partition("\n")[0].partition(". ")[0]
         raise LayersError(f"weights '{named}' are not a whole PyTorch file ({why}); copy it again") from error
     return {name: tensor.detach().contiguous().clone() for name, tensor in _state_in(found, named).items()}
 
 
 def _first_reason(error: Exception) -> str:
     """What PyTorch will not make, without its advice to make it."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line.partition(" was not an allowed")[0] for line in lines if "GLOBAL" in line), "not read")
+    made = re.search(r"GLOBAL (\S+)", str(error))
+    return f"'{made[1]}'" if made else "which, is not told"
 
 
 def _state_in(found: Any, named: str) -> State:

@@ -110,14 +110,20 @@ def pwcca(x: Float[Tensor, "examples p"], y: Float[Tensor, "same_examples q"]) -
 
 
 def mean_correlation(x: Directions, y: Directions) -> float:
+    """Mean of the canonical correlations, in [0, 1]; symmetric. Of the leading directions only, it is SVCCA."""
     return float(correlations(x, y).mean())
 
 
 def mean_squared_correlation(x: Directions, y: Directions) -> float:
+    """Mean of the squared canonical correlations, in [0, 1], of equally many examples; symmetric."""
     return float(correlations(x, y).square().mean())
 
 
 def weighted_correlation(x: Directions, y: Directions) -> float:
+    """Mean of the canonical correlations rho_i, in [0, 1], weighted by sum_j |<h_i, x_j>|: what of x lies along each.
+
+    h_i are the canonical variates of x over the examples, x_j its units (Morcos et al. 2018). Not symmetric.
+    """
     _told(x, y)
     turns, rho, _ = torch.linalg.svd(x.variates.T @ y.variates, full_matrices=False)
     weights = ((turns.T * x.deviations) @ x.units).abs().sum(1)  # <h_i, x_j>, as h = variates @ turns

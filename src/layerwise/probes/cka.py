@@ -150,6 +150,7 @@ def unit_rbf_gram(x: Float[Tensor, "examples p"]) -> Gram:
 
 
 def inner_product(one: Gram, other: Gram) -> float:
+    """Frobenius inner product, sum_ij K_ij L_ij, of two Gram matrices (examples, examples) of the same examples."""
     return float(one.flatten() @ other.flatten())
 
 

@@ -32,6 +32,7 @@ def table(x: Float[Tensor, "..."]) -> None:
 
 
 def not_finite(found: str) -> RepresentationError:
+    """The error, to be raised, of features with infinities or not-a-numbers; `found` says which and where."""
     return RepresentationError(f"features are not finite: {found}; run the net in float32, or leave this layer out")
 
 

@@ -228,4 +228,5 @@ def from_batches(stack: Stack, batch: int, memory: int, progress: Progress | Non
 
 
 def too_little(memory: int, least: int) -> RepresentationError:
+    """The error, to be raised, of a budget that not even the smallest blocks fit into; both in bytes."""
     return RepresentationError(f"memory={memory} bytes is too little for these layers; the least is {least}")

@@ -16,7 +16,7 @@ COSTS = {  # column: what it is called. Seconds are the plan's: rows repeat to t
     "seconds": "seconds of training",
     "parameters_trained": "parameters trained",
 }
-WHOLE_NET = ("class_name", "layer", "part", "unit")  # columns that a net's accuracy on its whole task lacks
+INSIDE = ("layer", "part", "unit")  # columns that the accuracy of a net lacks
 MOST_NAMED = 36  # conditions in the legend; all have tooltips
 
 
@@ -46,7 +46,7 @@ def costs_of(rows: pd.DataFrame, runs: Sequence[Mapping[str, Any]], cluster: str
     Columns: task, condition, n, test_accuracy, low, high, interval (in words), a column for each of COSTS, and for each
     of them `best_by_...`: is it on the frontier of its task?
     """
-    found = ends(rows[rows[list(WHOLE_NET)].isna().all(axis=1)])
+    found = _of_whole_tasks(ends(rows[rows[list(INSIDE)].isna().all(axis=1)]))
     if found.empty:
         return pd.DataFrame()
     found = found.drop_duplicates(["run_key", "experiment", "condition"])
@@ -55,7 +55,6 @@ def costs_of(rows: pd.DataFrame, runs: Sequence[Mapping[str, Any]], cluster: str
         condition=found["condition"].fillna(found["treatment"]),
         n=found["n"].fillna(-1),
         seed=found["seed"].fillna(-1),
-        target_task=found["target_task"].fillna(""),
     )
     spent = rows[rows["quantity"].isin(list(COSTS))].drop_duplicates(["run_key", "quantity"])
     spent = spent.pivot(index="run_key", columns="quantity", values="value")
@@ -71,6 +70,12 @@ def costs_of(rows: pd.DataFrame, runs: Sequence[Mapping[str, Any]], cluster: str
             best = frontier(part[name].tolist(), part["test_accuracy"].tolist())
             table.loc[part.index, f"best_by_{name}"] = best
     return table.assign(n=table["n"].astype("Int64").mask(table["n"] < 0))
+
+
+def _of_whole_tasks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without accuracies of single classes; a net that tells one class from all others has that one's name."""
+    names = rows.groupby("run_key")["class_name"].transform("nunique", dropna=False)
+    return rows[rows["class_name"].isna() | (names == 1)]
 
 
 def _tasks(rows: pd.DataFrame) -> "pd.Series[str]":

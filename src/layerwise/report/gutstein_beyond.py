@@ -99,8 +99,7 @@ def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
 
 def lifelong(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     """What is lost of earlier tasks, each task's accuracy after each new one, and the weights that are added."""
-    seen = rows.assign(target_task=rows["source_task"])  # what is independent is the first task, not each of them
-    seen = seen.assign(after=seen["other_net"].str.removeprefix("task "))
+    seen = rows.assign(after=rows["other_net"].str.removeprefix("task "))
     lost = pick(seen[seen["group"] != seen["other_net"]], quantity="forgotten")
     if lost.empty:
         return []
@@ -140,7 +139,7 @@ def weights(rows: pd.DataFrame) -> Figure:
 
 def means(values: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Means with intervals over class splits; what repeats within a trial is averaged first."""
-    once = values.groupby([*CLUSTER, "trial", *by])["value"].mean()
+    once = values.groupby([*CLUSTER, *by])["value"].mean()
     return over_clusters(once.reset_index(), by).rename(columns={"mean": "accuracy"})
 
 

@@ -15,6 +15,7 @@ from layerwise.studies.sharma_retraining import ALL, CEILING, DRAW, NONE, OVER, 
 
 DRAWS = "95 % interval of the mean over draws of known and unknown classes, each with its own source net."
 GROUPS = {"known": "circle", "unknown": "triangle-up"}  # shapes
+OF_DRAW = ["cluster", "seed"]
 MOST_POINTS = 1_500  # of a scatter plot
 ROW = 26  # pixels of a forest's line
 
@@ -86,7 +87,7 @@ def forest(rows: pd.DataFrame) -> Iterator[Figure]:
     parts = []
     for quantity, told in ((WITHIN, "of classes, within a layer"), (OVER, "of classes and layers together")):
         found = pick(rows, quantity=quantity).dropna(subset=["value"])
-        found = found.groupby([*DRAW, "condition"], as_index=False)["value"].mean().assign(trial=0)
+        found = found.groupby([*OF_DRAW, "condition"], as_index=False)["value"].mean().assign(trial=0)
         if len(found):
             parts.append(over_clusters(found, ["condition"]).assign(ranks=told))
     if not parts:
@@ -146,7 +147,7 @@ def spread(rows: pd.DataFrame) -> Iterator[Figure]:
     if found.empty:
         return
     order = [PIXELS, *layers_of(found)]
-    found = found.groupby([*DRAW, "layer", "group", "condition"], as_index=False)["value"].mean().assign(trial=0)
+    found = found.groupby([*OF_DRAW, "layer", "group", "condition"], as_index=False)["value"].mean().assign(trial=0)
     table = over_clusters(found, ["layer", "group", "condition"])
     table["classes"] = [_told(*of) for of in table[["group", "condition"]].to_numpy().tolist()]
     table = _plain(table.rename(columns={"mean": "relative_spread"}))
@@ -174,7 +175,7 @@ def inversions(rows: pd.DataFrame) -> Iterator[Figure]:
         if found.empty:
             continue
         net, order = found["net"].iloc[0], layers_of(found)
-        found = found.groupby([*DRAW, "layer", "condition", "group"], as_index=False)["value"].mean().assign(trial=0)
+        found = found.groupby([*OF_DRAW, "layer", "condition", "group"], as_index=False)["value"].mean().assign(trial=0)
         table = over_clusters(found, ["layer", "condition", "group"])
         table["classes"] = [_told(*of) for of in table[["group", "condition"]].to_numpy().tolist()]
         table = _plain(table.rename(columns={"mean": "image_error"}))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from layerwise.report.summary import CLUSTER, changes, ends, over_clusters
+from layerwise.report.summary import NET, changes, ends, over_clusters
 
 KEPT_THEN_FRESH = r"F*\d*\*?R*\d*\*?"  # F3R5, F*R, R8, FFRR: other treatments keep layers in other ways
 
@@ -80,7 +80,7 @@ def _plain_grid(rows: pd.DataFrame) -> pd.DataFrame:
     In others n alone does not say what was done: layers are copied from several sources, or by several rules.
     """
     for _, part in rows.groupby("experiment", sort=False, dropna=False):
-        if not part.duplicated([*CLUSTER, "trial", "shots", "n"]).any():
+        if not part.duplicated([*NET, "shots", "n"]).any():
             return part
     return rows.head(0)
 

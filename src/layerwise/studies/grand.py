@@ -125,7 +125,7 @@ def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, 
     for cell in cells(design):
         about = {
             "net": cell.run.net, "experiment": cell.experiment, "condition": cell.condition, "seed": cell.seed,
-            "trial": cell.trial, "class_name": names[cell.target],
+            "trial": cell.trial, "class_name": names[cell.target], "cluster": names[cell.target],
             "other_class": None if cell.source is None else names[cell.source],
             "n": {"scratch": 0, "transferred": LAYERS}.get(cell.condition),
         }  # fmt: skip

@@ -8,7 +8,7 @@ from layerwise.costs import layer_parameters
 from layerwise.errors import StudyError
 from layerwise.randomness import generator
 from layerwise.studies.grand_measures import BATCH
-from layerwise.studies.request import Request, available, experiments, fit_parts, scaled
+from layerwise.studies.request import Request, available, check_shots, experiments, fit_parts, scaled
 from layerwise.tasks import Parts, Task, choose_classes
 
 EXPERIMENTS = {
@@ -110,10 +110,8 @@ def design(request: Request) -> Design:
     others = tuple(sorted(drawn[scale.categories :]))
     others = others if len(others) > 1 else ()
     most, names = available(request, parts), request.data.class_names
-    if scale.shots[0] > most and request.shots:
-        raise StudyError(
-            f"--shots {scale.shots[0]}: the smallest class has {most} training images; ask for at most that"
-        )
+    if request.shots:
+        check_shots(scale.shots, most)
     told = f"{len(others)} other classes" if others else "all classes but the category, as too few others are left"
     notes.append(f"categories: {', '.join(names[c] for c in categories)}, each told from a null class of {told}")
     if scale.shots[0] > most:

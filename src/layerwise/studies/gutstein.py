@@ -80,6 +80,8 @@ def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, 
             rows.extend(rows_of(cell.run, result, **about))
     if "lifelong" in design.experiments:
         rows.extend(lifelong.rows(design, measured))
+    clusters = {seed: design.cluster(seed) for seed in {row["seed"] for row in rows}}
+    rows = [{**row, "cluster": clusters[row["seed"]]} for row in rows]
     common = {"study": "gutstein", "net": design.net, "data": design.request.data.name}
     sizes = [{"layer": layer, "quantity": "parameters", "value": size} for layer, size in design.sizes.items()]
     return frame({**common, **row} for row in rows + sizes)

@@ -17,8 +17,7 @@ from layerwise.rows import final, pick
 from layerwise.studies.gutstein_beyond import CRITERIA, FEWEST_SHOTS, HALF, SHARES
 
 PAPER = "beyond Gutstein et al."
-SPLIT = ["target_task", "seed", "trial"]
-LIFE = ["source_task", "seed", "trial"]  # a lifetime has many targets; what is independent is its first task
+SPLIT = ["cluster", "seed", "trial"]
 CHOSEN = {
     "similar": "most similar to the target's",
     "diverse": "most diverse",
@@ -184,14 +183,12 @@ def _lifelong(rows: pd.DataFrame) -> Iterator[Claim]:
     where = f"mean of {' and '.join(map(str, kept))} levels shared"
     yield _unchanged(rows)
     lost = pick(rows, quantity="forgotten", condition="tuned", other_net=tasks[-1], group=tasks[:-1])
-    yield Table.of(lost, LIFE, ["n", "group"]).claim(
+    yield Table.of(lost, SPLIT, ["n", "group"]).claim(
         "G12: A trunk that retrains for each new task forgets the earlier ones",
         f"test accuracy when learnt minus after the last of {len(tasks)} tasks, mean of the earlier tasks, {where}",
         {at: 1 / len(kept) / len(tasks[:-1]) for at in product(kept, tasks[:-1])},
     )
-    firsts = pick(rows, quantity="weights_added").drop_duplicates("seed").set_index("seed")["source_task"]
-    ends = tested(rows)
-    table = Table.of(ends.assign(source_task=ends["seed"].map(firsts)), LIFE, ["condition", "n", "group"])
+    table = Table.of(tested(rows), SPLIT, ["condition", "n", "group"])
     frozen = list(product(["frozen"], kept, tasks[1:]))
     yield table.claim(
         "G20: On the frozen trunk of an earlier task new tasks are learnt better than from scratch",
@@ -219,7 +216,7 @@ def _unchanged(rows: pd.DataFrame) -> Claim:
         claim,
         estimate=float(lost["value"].mean()),
         pairs=len(lost),
-        clusters=lost["source_task"].nunique(),
+        clusters=lost["cluster"].nunique(),
         verdict="reproduced" if seen["value"].eq(0).all() else "contradicted",
         rule=RULES["exact"],
         rows=tuple(sorted(lost["run_key"].unique())),

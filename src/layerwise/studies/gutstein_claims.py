@@ -1,6 +1,6 @@
 """What Gutstein et al. claim, G1 to G7, each as the one contrast that was written before the numbers.
 
-A grid has a line per (target task, seed, trial) and a column per (shots, n), so that every contrast pairs runs of one
+A grid has a line per (class split, source, trial) and a column per (shots, n), so that every contrast pairs runs of one
 class split, one source, one trial: they share samples, codes, fresh weights and data order.
 """
 
@@ -17,7 +17,7 @@ from layerwise.studies.gutstein_beyond_claims import beyond_claims
 
 PAPER = "Gutstein et al."
 TABLE_1 = {"C1": 156, "S2": 12, "C3": 1_516, "S4": 32, "C5": 48_120, "F6": 2_420}
-LINE, COLUMN = ["target_task", "seed", "trial"], ["shots", "n"]
+LINE, COLUMN = ["cluster", "seed", "trial"], ["shots", "n"]
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from layerwise.costs import layer_parameters
-from layerwise.errors import StudyError
 from layerwise.run import Recipe, Run
-from layerwise.studies.request import Request, available, experiments, fit_parts, scaled, sides
+from layerwise.studies.request import Request, available, experiments, fit_parts, fit_shots, scaled, sides
 from layerwise.studies.sources import choices
 from layerwise.tasks import Parts, Task
 from layerwise.treatment import Treatment
@@ -74,6 +73,10 @@ class Design:
         """Source and target classes of a class split."""
         return sides(self.request, "gutstein", seed, MOST_CLASSES)
 
+    def cluster(self, seed: int) -> str:
+        """The name of a class split: that of its source classes, so that seeds that share them (--known) are one."""
+        return self.task(self.sides(seed)[0], 1, seed).name
+
     def task(self, classes: tuple[int, ...], shots: int, draw: int) -> Task:
         """So many samples of each of these classes, towards random bits."""
         return Task(self.request.data.digest, classes, shots, f"bits:{BITS}", self.parts, draw)
@@ -113,13 +116,9 @@ def design(request: Request) -> Design:
     parts, notes = fit_parts(request, -(-scale.test // width), largest)
     most = available(request, parts)
     notes.append(f"classes: {len(known)} for the source; {width} others for the target, chance {1 / width:.0%}")
-    if max(scale.shots) > most and request.shots is None:
-        scale, beyond = (_at_most(one, most) for one in (scale, beyond))
-        notes.append(f"samples per class: up to {max(scale.shots)}; the smallest class has {most} to train on")
-    if max(scale.shots) > most:
-        raise StudyError(
-            f"--shots {max(scale.shots)}: the smallest class has {most} training images; ask for at most that"
-        )
+    (shots, fewer), (few, _) = (fit_shots(request, one.shots, most) for one in (scale, beyond))
+    scale, beyond = replace(scale, shots=shots), replace(beyond, shots=few)
+    notes += fewer
     fixed = request.source_steps or (scale.source_steps if scale.source_shots > most else None)
     if scale.source_shots > most:
         notes.append(f"source: {most} samples per class, all there are (the protocol: {scale.source_shots})")
@@ -149,10 +148,6 @@ def design(request: Request) -> Design:
         notes=tuple(notes),
     )
     return replace(made, chosen=_chosen(made)) if "sources" in asked else made
-
-
-def _at_most(scale: Scale, most: int) -> Scale:
-    return replace(scale, shots=tuple(k for k in scale.shots if k <= most) or (most,))
 
 
 def _recipe(request: Request, steps: int, **more: Any) -> Recipe:

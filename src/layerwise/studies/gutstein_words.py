@@ -68,7 +68,7 @@ def _effect(grids: Grids, n: int, shots: int) -> str:
 def _basis(rows: pd.DataFrame) -> str:
     """What the numbers are means over, and what they can tell."""
     targets = levels(rows)
-    splits, sources = targets["target_task"].nunique(), targets["seed"].nunique()
+    splits, sources = targets["cluster"].nunique(), targets["seed"].nunique()
     if splits >= FEWEST_CLUSTERS:
         return (
             f"These are means over {splits} class splits, each with its own source net; helps and hurts mean that the "

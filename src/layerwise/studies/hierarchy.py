@@ -36,7 +36,7 @@ from layerwise.rows import final, frame, pick
 from layerwise.run import Recipe, Run, key
 from layerwise.studies.hierarchy_claims import LEARNT, claims, words
 from layerwise.studies.hierarchy_measures import drift, untouched
-from layerwise.studies.request import Request, available, experiments, fit_parts, scaled
+from layerwise.studies.request import Request, available, check_shots, experiments, fit_parts, scaled
 from layerwise.studies.results import Result, rows_of
 from layerwise.tasks import Parts, Task
 from layerwise.treatment import transfer
@@ -119,8 +119,7 @@ def design(request: Request) -> Design:
         raise StudyError(f"--seeds {scale.seeds}: there are {worlds} pairs of a quarter turn and a side to learn in")
     parts, notes = fit_parts(request, scale.test, max(scale.shots))
     most = available(request, parts)
-    if max(scale.shots) > most:
-        raise StudyError(f"--shots {max(scale.shots)}: a class has {most} training images; ask for at most that")
+    check_shots(scale.shots, most)
     if scale.source_shots > most:
         notes.append(f"sources: {most} samples per class, all there are (the protocol: {scale.source_shots:,})")
     easy, hard = DIFFICULTIES.values()
@@ -210,6 +209,7 @@ def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, 
     rows: list[dict[str, Any]] = []
     for cell in cells(design):
         about = {"condition": cell.difficulty, "n": cell.n, "trial": cell.trial, "seed": cell.seed}
+        about |= {"cluster": f"world {cell.seed}"}
         if result := results.get(key(cell.run)):
             experiment = "specificity" if cell.trial is None else "relearning"
             rows.extend(rows_of(cell.run, result, experiment=experiment, group=cell.place, **about))

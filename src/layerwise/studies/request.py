@@ -10,6 +10,7 @@ import numpy as np
 from layerwise.data.dataset import COPIES, DataSet
 from layerwise.data.folder import natural
 from layerwise.errors import DataError, StudyError, unknown
+from layerwise.nets.weights import parse_net
 from layerwise.randomness import generator
 from layerwise.tasks import TEST, TRAIN, UNUSED, Parts, choose_classes, part, split_classes
 
@@ -44,6 +45,14 @@ class Request:
     def how(self) -> dict[str, Any]:
         """What it says of every recipe."""
         return {"precision": self.precision, "channels_last": self.channels_last, "augment": self.augment}
+
+    def __post_init__(self) -> None:
+        if self.net is not None and parse_net(self.net)[1]:
+            raise StudyError(
+                f"--net {self.net}: a study trains its own sources, as for each seed they must know other classes than "
+                f"its targets; pass --net {self.net.partition('@')[0]}, or look at these weights with: "
+                f"layerwise probe {self.net} DATA"
+            )
 
 
 def experiments(request: Request, known: Mapping[str, str]) -> tuple[str, ...]:
@@ -167,6 +176,24 @@ def available(request: Request, parts: Parts) -> int:
                 "with --classes"
             )
     return int(np.bincount(data.labels[found == TRAIN], minlength=len(data.class_names))[chosen].min())
+
+
+def fit_shots(request: Request, shots: tuple[int, ...], most: int) -> tuple[tuple[int, ...], list[str]]:
+    """Numbers of samples per class, as far as the smallest class has so many, and a note where it has not.
+
+    Raises StudyError where it is the request that asks for more.
+    """
+    if max(shots) <= most or request.shots is not None:
+        check_shots(shots, most)
+        return shots, []
+    shots = tuple(k for k in shots if k <= most) or (most,)
+    return shots, [f"samples per class: up to {max(shots)}; the smallest class has {most} to train on"]
+
+
+def check_shots(shots: tuple[int, ...], most: int) -> None:
+    """Raise StudyError where the smallest class has fewer training images than the most of these numbers."""
+    if max(shots) > most:
+        raise StudyError(f"--shots {max(shots)}: the smallest class has {most} training images; ask for at most that")
 
 
 def sides(request: Request, name: str, seed: int, most: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

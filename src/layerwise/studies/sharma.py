@@ -143,6 +143,8 @@ def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, 
                 rows.append({**of_draw, **told[row["run_key"]], "experiment": experiment, **row})
     rows += gains(frame(rows))
     rows += correlations(frame(rows))
+    clusters = {draw.seed: draw.unknown.name for draw in draws(design)}
+    rows = [{**row, "cluster": clusters[row["seed"]]} for row in rows]
     common = {"study": "sharma", "net": design.net, "data": design.request.data.name}
     return frame({**common, **row} for row in rows)
 

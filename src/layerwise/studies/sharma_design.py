@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from layerwise.costs import layer_parameters
 from layerwise.errors import StudyError
-from layerwise.studies.request import Request, available, experiments, fit_parts, scaled, sides
+from layerwise.studies.request import Request, available, experiments, fit_parts, fit_shots, scaled, sides
 from layerwise.tasks import Parts, choose_classes
 
 EXPERIMENTS = {
@@ -72,15 +72,10 @@ def design(request: Request) -> Design:
     wanted = experiments(request, EXPERIMENTS)
     parts, notes = fit_parts(request, scale.test, max(*SCALES[request.scale].shots, *scale.shots))
     most = available(request, parts)
-    if max(scale.shots) > most and request.shots is None:
-        scale = replace(scale, shots=tuple(k for k in scale.shots if k <= most) or (most,))
-        notes.append(f"samples per class: up to {max(scale.shots)}; the smallest class has {most} to train on")
-    if max(scale.shots) > most:
-        raise StudyError(
-            f"--shots {max(scale.shots)}: the smallest class has {most} training images; ask for at most that"
-        )
+    shots, fewer = fit_shots(request, scale.shots, most)
+    notes += fewer
     fitted = {name: min(getattr(scale, name), most) for name in ("source_shots", "looked_at", "inverted")}
-    scale = replace(scale, source_steps=request.source_steps or scale.source_steps, **fitted)
+    scale = replace(scale, shots=shots, source_steps=request.source_steps or scale.source_steps, **fitted)
     net, shape = request.net or "sharma", request.data.images.shape[1:]
     known, unknown = classes(request, 0)
     layers = tuple(layer_parameters(net, shape, len(known)))

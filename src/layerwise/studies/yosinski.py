@@ -148,6 +148,7 @@ def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, 
     for cell in cells(design):
         if result := results.get(key(cell.run)):
             where = {name: getattr(cell, name) for name in ("experiment", "condition", "seed", "trial", "n")}
+            where |= {"cluster": f"class split {cell.seed}"}
             rows.extend(rows_of(cell.run, result, **where))
             if cell.condition == "base":
                 task = cell.run.task
