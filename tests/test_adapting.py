@@ -669,7 +669,7 @@ def write_advice(base: Path, folder: Path, **more: Any) -> Path:
     recipes = [asdict(Recipe(30, 9, 0.02, momentum=0.5)), asdict(Recipe(5, 9, 0.001))]
     told = {
         "version": 1, "net": "lenet5", "layers": [layer.name for layer in plan.found],
-        "recommended": {"treatment": "FFFFFR > FFFTTT", "recipes": recipes, "accuracy": 0.9},
+        "recommended": {"treatment": "FFFFFR > FFFTTT", "recipes": recipes, "accuracy": 0.9, "interval": [0.8, 1]},
         "data": {"digest": plan.data.digest, "classes": ["a", "b", "c"]}, **more,
     }  # fmt: skip
     (folder / "advice.json").write_text(json.dumps(told))
@@ -685,6 +685,8 @@ def test_advice_is_carried_out_as_it_is(base: Path, tmp_path: Path) -> None:
     recipes = (Recipe(30, 9, 0.02, momentum=0.5), Recipe(5, 9, 0.001))
     assert net.task.run == key(replace(plan.final(plan.choices[0]), recipes=recipes))
     assert net.task.tried == ()
+    expects = f"treatment: F5R > F3T3, as {advice} recommends; it expects 90.0% of new images right (80.0% to 100.0%)"
+    assert expects in net.task.notes
 
 
 def test_advice_that_does_not_fit_is_told(base: Path, tmp_path: Path) -> None:

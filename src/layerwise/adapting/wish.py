@@ -187,6 +187,7 @@ def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: 
         recommended = advice["recommended"]
         letters, recipes = recommended["treatment"], tuple(map(_recipe, recommended["recipes"]))
         names, about, of_data = list(advice["layers"]), advice["net"], advice["data"]["digest"]
+        accuracy, (low, high) = recommended.get("accuracy"), recommended.get("interval", (0, 0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise StudyError(
@@ -196,7 +197,8 @@ def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: 
         raise StudyError(f"--advice {path} is about net '{about}' of {len(names)} layers, not '{net}'; name that net")
     if of_data != data.digest:
         told.append(f"the advice {path} was given on other images (data {of_data}, not {data.digest})")
-    told.append(f"treatment: {Treatment.parse(letters)}, as {path} recommends")
+    expected = f"; it expects {accuracy:.1%} of new images right ({low:.1%} to {high:.1%})" if accuracy else ""
+    told.append(f"treatment: {Treatment.parse(letters)}, as {path} recommends{expected}")
     return letters, recipes
 
 
