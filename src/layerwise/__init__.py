@@ -5,11 +5,12 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Treatment", "adapt", "apply", "export", "load_adapted", "predict", "probe", "study", "train_all",
+    "Treatment", "adapt", "advise", "apply", "export", "load_adapted", "predict", "probe", "study", "train_all",
 ]  # fmt: skip
 HOMES = {
     "Treatment": "treatment",
     "adapt": "adapting.adapt",
+    "advise": "advising.advise",
     "apply": "adapting.applying",
     "export": "adapting.exporting",
     "load_adapted": "adapting.adapted",

@@ -5,6 +5,7 @@ the backward pass needs. A captured step has forward and backward pass as one fl
 """
 
 from collections.abc import Callable, Sequence
+from threading import RLock
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ def capture(step: Callable[..., Sequence[Tensor | None]], *example: Tensor) -> C
     The step's control flow must not depend on the values of tensors.
     """
     program = make_fx(lambda *given: step(*given))(*example)
+    _lock_within_process()
     with torch.no_grad():
         _Shapes(program).run(*example)
     for node in program.graph.nodes:
@@ -29,6 +31,15 @@ def capture(step: Callable[..., Sequence[Tensor | None]], *example: Tensor) -> C
     program.graph.eliminate_dead_code()
     program.recompile()
     return torch.no_grad()(program.forward)
+
+
+def _lock_within_process() -> None:
+    """Have the progress bar that `fx.Interpreter` makes, where tqdm is installed, take no semaphore of the machine.
+
+    A worker that is ended would leave it behind, and Python would warn of it in the end.
+    """
+    if set_lock := getattr(torch.hub.tqdm, "set_lock", None):
+        set_lock(RLock())
 
 
 class _Shapes(fx.Interpreter):

@@ -64,7 +64,7 @@ class Race:
     @cached_property
     def exhaustive(self) -> float:
         """Operations of training every option once with all steps: the search that advice is to spare."""
-        return float(sum(self._flops(self.run(option, self.rehearsal.task)) for option in self.options))
+        return float(sum(self.flops(self.run(option, self.rehearsal.task)) for option in self.options))
 
     @property
     def belief(self) -> Belief:
@@ -129,10 +129,11 @@ class Race:
         return self.run(option, self.rehearsal.held_out(one.fold), one.share, rates)
 
     def _possible(self, option: int, fold: str, share: float) -> Possible:
-        cost = self._flops(self.run(self.options[option], self.rehearsal.held_out(fold), share))
+        cost = self.flops(self.run(self.options[option], self.rehearsal.held_out(fold), share))
         return Possible(option, fold, share, self.rehearsal.size(fold), cost)
 
-    def _flops(self, run: Run) -> float:
+    def flops(self, run: Run) -> float:
+        """Operations of training a run, its frozen layers computed once."""
         return float(flops(run, self.shape, self.examples))
 
 

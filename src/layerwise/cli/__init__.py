@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from layerwise import __version__
 from layerwise.cli import runs
 from layerwise.cli.adapt import adapt, export, predict
+from layerwise.cli.advise import advise
 from layerwise.cli.data import data
 from layerwise.cli.nets import nets
 from layerwise.cli.printing import complain, print_findings, print_table
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(runs.app, name="runs")
 app.command()(study)
 app.command()(probe)
+app.command()(advise)
 app.command()(adapt)
 app.command()(predict)
 app.command()(export)

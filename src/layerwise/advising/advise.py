@@ -1,0 +1,326 @@
+"""`layerwise.advise`: look at every layer once, race within the budget, and say what to do with each layer."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+
+from layerwise.advising.advice import Advice, Considered, Labels
+from layerwise.advising.candidates import candidates, options, recipes
+from layerwise.advising.labels import Curve, curve, sizes
+from layerwise.advising.racing import PROBE, Race, last
+from layerwise.advising.reasons import Reason, reasons
+from layerwise.advising.rehearsal import Rehearsal, rehearsal
+from layerwise.data import DataSet, open_data
+from layerwise.data.dataset import save
+from layerwise.data.groups import column_of
+from layerwise.errors import RepresentationError, StudyError
+from layerwise.execute.plan import Plan
+from layerwise.feed import scaled
+from layerwise.job import Job, Means, counts
+from layerwise.layers import Layer, layers
+from layerwise.nets import architecture, build, own_size
+from layerwise.nets.weights import head_width, net_state, parse_net, read_weights
+from layerwise.plan_file import command_of, contents
+from layerwise.probes.activations import activations
+from layerwise.probes.linear import LinearProbe, linear_probes
+from layerwise.progress import Quiet, Terminal, duration
+from layerwise.run import Run, Weights, key
+from layerwise.store import Record, Store
+from layerwise.studies.request import Request, share_out
+from layerwise.tasks import Task, choose_classes
+
+LEVEL = 0.9  # of the interval for the adapted net's accuracy
+TRAINING = 0.01  # standard deviation of accuracy between trainings that differ in their draws alone
+FACTORS = (2, 4)  # multiples of the labels
+MOST_PROBED = 2_000  # images whose features are looked at
+
+
+def advise(
+    net: str,
+    data: str,
+    *,
+    budget: float = 0.1,
+    shots: int | None = None,
+    granularity: str = "block",
+    classes: str | None = None,
+    resize: int | None = None,
+    grey: bool = False,
+    skip_unreadable: bool = False,
+    drop_duplicates: bool = False,
+    groups: str | None = None,
+    hold_out: str | None = None,
+    share: float = 0.2,
+    seed: int = 0,
+    store: str | Path = "layerwise-store",
+    out: str | Path | None = None,
+    executor: str = "local",
+    workers: int | None = None,
+    device: str = "auto",
+    deterministic: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+    command: Sequence[str] | None = None,
+) -> Advice | None:
+    """What to do with each layer of a pretrained net on these images; see `layerwise advise --help`.
+
+    >>> found = advise("resnet20@best.safetensors", "folder:pets", resize=32)    # doctest: +SKIP
+    >>> found.recommended.treatment, found.interval                              # doctest: +SKIP
+
+    `budget` is the share of the arithmetic of trying every option once that may be spent. Images that are kept back to
+    test on, as `layerwise.adapt` keeps them back, are not looked at. With `dry_run` the forecast is told, and nothing
+    is trained or given. Raises LayerwiseError where an option, the data or the net is not usable.
+    """
+    listener = Quiet() if quiet else Terminal()
+    asked = {k: v for k, v in locals().items() if k not in {"listener", "command", "quiet"} and v not in (None, "")}
+    if not 0 < budget <= 1:
+        raise StudyError(f"--budget {budget:g} is not possible; it is a share of the exhaustive search, such as 10%")
+    name, path = parse_net(net)
+    if path is None:
+        raise StudyError(f"net '{net}' has no weights, so there is nothing to transfer; write {net}@FILE.safetensors")
+    content, shelf = read_weights(path), Store(Path(store))
+    opened, _ = open_data(
+        data, shelf.folder / "data", resize=resize or own_size(name), grey=grey, skip_unreadable=skip_unreadable,
+        drop_duplicates=drop_duplicates, groups=groups,
+    )  # fmt: skip
+    request = Request(opened, name, classes=classes, hold_out=hold_out, groups=groups and column_of(groups))
+    parts, notes = share_out(request, share)
+    chosen = choose_classes(classes, opened.class_names) if classes else tuple(range(len(opened.class_names)))
+    task = Task(opened.digest, chosen, shots, parts=replace(parts, validation=0), seed=seed)
+    means = Means(executor, workers, device, deterministic)
+    asking = Asking(name, content, net, opened, task, request.groups, granularity, shelf, means, listener, seed)
+    for note in (*opened.notes, *notes, *asking.notes):
+        listener.say(f"Note: {note}")
+    asking.foretold(budget)
+    if dry_run:
+        return None
+    found = asking.advice(budget, (*opened.notes, *notes, *asking.notes), command_of(command, asked, "advise"))
+    if out is not None:
+        found.save(out)
+    return found
+
+
+@dataclass
+class Asking:
+    """A net and data on their way to advice."""
+
+    net: str  # the name of its architecture
+    content: bytes  # of the file of its weights
+    called: str  # by the user
+    data: DataSet
+    task: Task
+    groups: str | None
+    granularity: str
+    store: Store
+    means: Means
+    listener: Quiet
+    seed: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        channels, height, width = self.data.images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def source(self) -> Weights:
+        """The weights, in the store."""
+        return Weights(self.store.put_weights(self.content))
+
+    @cached_property
+    def rehearsal(self) -> Rehearsal:
+        """The training images alone."""
+        return rehearsal(self.data, self.task, self.groups)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the data before anything is trained."""
+        if self.rehearsal.folds:
+            return []
+        return ["a class has one image to train on: nothing can be tried, and the advice is what is best elsewhere"]
+
+    @cached_property
+    def place(self) -> Path:
+        """The folder of the training images, for workers."""
+        found = self.store.folder / "data" / self.rehearsal.data.digest
+        if not found.exists():
+            save(self.rehearsal.data, found)
+        return found
+
+    @cached_property
+    def race(self) -> Race:
+        """The options, none tried."""
+        net, example = build(self.net, self.shape, self.task.outputs, 0), torch.zeros(1, *self.shape)
+        found, coarse = layers(net, example), layers(net, example, self.granularity)
+        members = [sum(one.parameters[0] in group.parameters for one in found) for group in coarse]
+        every = options(candidates(members))
+        if not self.rehearsal.folds:
+            every = tuple(one for one in every if not one.candidate.by_gradient)
+        return Race(
+            self.net, self.source, self.rehearsal, every, np.zeros(len(every)), self._train, self.store, self.seed
+        )
+
+    def foretold(self, budget: float) -> None:
+        """Tell what trying every option would take, and what of it is spent at most."""
+        race = self.race
+        longest = max(race.options, key=lambda one: race.flops(race.run(one, self.rehearsal.task)))
+        run = replace(
+            race.run(longest, self.task), source=self.source if longest.candidate.treatment.needs_source else None
+        )
+        job = self._job([run], self.data, Quiet())
+        job.plan()
+        seconds = job.forecast.wall_seconds * race.exhaustive / race.flops(run) / self.means.processes
+        self.listener.say(
+            f"Plan: {len(race.options)} options for {race.examples} training images; trying each once would take "
+            f"{duration(seconds)}, advice at most {budget:.0%} of that: {duration(budget * seconds)}"
+        )
+
+    def advice(self, budget: float, notes: tuple[str, ...], command: str) -> Advice:
+        """Race, look at the layers, and conclude."""
+        begun = time.perf_counter()
+        race = self.race
+        grown = self._grown() if race.rehearsal.folds else None
+        race.go(budget, self._told)
+        why = self._why()
+        belief, best = race.belief, race.belief.best
+        samples = race.examples / len(self.task.classes)
+        shift = self._shift(grown, samples)
+        chances = belief.chances(np.random.default_rng(self.seed))
+        order = sorted(range(len(race.options)), key=lambda k: (k != best, -belief.mean[k]))
+        considered = tuple(
+            self._considered(k, float(belief.mean[k]) + shift, belief.difference(best, k)[1], float(chances[k]))
+            for k in order
+        )
+        typical = float(np.clip(considered[0].accuracy, 0.02, 0.98))
+        tested = counts(self.task, self.data)["test"]
+        variance = belief.covariance[best, best] + TRAINING**2 + (typical * (1 - typical) / tested if tested else 0.0)
+        reach = float(stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance))
+        job = self._job([], self.data, Quiet())
+        return Advice(
+            net=self.called,
+            layers=tuple(layer.name for layer in self._layers),
+            granularity=self.granularity,
+            data={
+                "name": self.data.name, "digest": self.data.digest,
+                "classes": [self.data.class_names[label] for label in self.task.classes],
+                "training_images": race.examples, "test_images": tested,
+            },
+            considered=considered,
+            interval=(max(0.0, considered[0].accuracy - reach), min(1.0, considered[0].accuracy + reach)),
+            level=LEVEL,
+            reasons=why,
+            labels=_more(grown, samples),
+            cost={
+                "exhaustive": race.exhaustive, "spent": race.spent, "budget": budget,
+                "seconds": time.perf_counter() - begun,
+            },
+            notes=notes,
+            provenance=contents(job, Plan((), (), frozenset()), [], command)["provenance"],
+        )  # fmt: skip
+
+    def _considered(self, k: int, accuracy: float, deviation: float, chance: float) -> Considered:
+        race, option = self.race, self.race.options[k]
+        rates = race.rates if option.candidate.by_gradient else ()
+        run = race.run(option, self.task)
+        return Considered(
+            name=option.candidate.name,
+            policy=option.candidate.policy,
+            treatment=str(option.candidate.treatment),
+            letters=option.candidate.treatment.expanded,
+            rate=option.rate,
+            recipes=tuple(asdict(recipe) for recipe in recipes(option, race.examples, rates)),
+            accuracy=min(1.0, max(0.0, accuracy)),
+            deviation=deviation,
+            chance=chance,
+            trials=sum(trial.option == k for trial in race.trials),
+            flops=race.flops(run),
+        )
+
+    @cached_property
+    def _state(self) -> dict[str, torch.Tensor]:
+        return net_state(self.content, self.net, self.shape, self.called)
+
+    @cached_property
+    def _net(self) -> torch.nn.Module:
+        """The source net with the head that it came with."""
+        net = build(self.net, self.shape, head_width(self._state, self.net, self.shape), 0)
+        net.load_state_dict(self._state, strict=False)  # batch norm's counters may be absent; net_state looked
+        return net
+
+    @cached_property
+    def _layers(self) -> tuple[Layer, ...]:
+        return layers(self._net, torch.zeros(1, *self.shape))
+
+    def _why(self) -> tuple[Reason, ...]:
+        """What a linear probe says of each layer in front of the head."""
+        there = self.rehearsal.data
+        some = np.random.default_rng(self.seed).permutation(len(there.labels))[:MOST_PROBED]
+        seen = activations(self._net, scaled(there.images[np.sort(some)], architecture(self.net)), found=self._layers)
+        labels = torch.from_numpy(there.labels[np.sort(some)])
+        names = [layer.name for layer in self._layers[:-1]]
+        self.listener.say(f"Looking at {len(names)} layers")
+        try:
+            found = linear_probes({name: seen[name] for name in names if name in seen}, labels)
+        except RepresentationError:
+            found = {}  # too few images of a class: nothing can be said of any layer
+        probed = [one if isinstance(one := found.get(name), LinearProbe) else None for name in names]
+        return reasons(names, probed, 1 / len(self.task.classes))
+
+    def _grown(self) -> Curve | None:
+        """The learning curve of the linear probe on each fold."""
+        race, labels = self.race, self.rehearsal.data.labels
+        held = self.rehearsal.data.columns["fold"]
+        fewest = min(
+            int(np.bincount(labels[held != int(fold)], minlength=len(self.task.classes)).min())
+            for fold in self.rehearsal.folds
+        )
+        samples = sizes(fewest)
+        if not samples:
+            return None
+        probe = next(one for one in race.options if one.candidate.policy == PROBE and one.rate == 0.01)
+        runs = {
+            (fold, shots): race.run(probe, replace(self.rehearsal.held_out(fold), shots=shots))
+            for fold in self.rehearsal.folds
+            for shots in samples
+        }
+        records = self._train(list(runs.values()), False)
+        race.spent += sum(race.flops(run) for run in runs.values())
+        right = {
+            fold: [last(records[key(runs[fold, shots])].result["curve"], "accuracy") for shots in samples]
+            for fold in self.rehearsal.folds
+        }
+        return curve(right, samples)
+
+    def _shift(self, grown: Curve | None, samples: float) -> float:
+        """What a net gains that learns all folds and not all but one."""
+        folds = len(self.rehearsal.folds)
+        return grown.gain(samples * (folds - 1) / folds, samples)[0] if grown and folds > 1 else 0.0
+
+    def _told(self, race: Race) -> None:
+        best = race.options[race.belief.best]
+        self.listener.say(
+            f"{len(race.trials)} trials, {race.spent / race.exhaustive:.1%} of trying everything; ahead: {best.name}"
+        )
+
+    def _train(self, runs: Sequence[Run], keep: bool) -> dict[str, Record]:
+        job = self._job(runs, self.rehearsal.data, Quiet(), keep=keep)
+        job.complete()
+        if job.failures:
+            raise StudyError(job.failures[0])
+        return job.records
+
+    def _job(self, runs: Sequence[Run], data: DataSet, listener: Quiet, *, keep: bool = False) -> Job:
+        kept = frozenset(map(key, runs)) if keep else frozenset()
+        folders = {self.rehearsal.data.digest: self.place, self.data.digest: self.store.folder / "data"}
+        return Job(runs, self.store, data, folders, self.means, listener, kept)
+
+
+def _more(grown: Curve | None, samples: float) -> tuple[Labels, ...]:
+    if grown is None:
+        return ()
+    return tuple(Labels(factor, *grown.gain(samples, factor * samples)) for factor in FACTORS)

@@ -1,0 +1,154 @@
+"""`layerwise advise`: what to do with each layer of a pretrained net on the user's images."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from layerwise.cli.adapt import EXECUTORS
+from layerwise.cli.options import (
+    DEVICES,
+    DUPLICATES_HELP,
+    GROUPS_HELP,
+    STORE,
+    StoreOption,
+    among,
+    data_names,
+    devices,
+    net_names,
+    whole,
+)
+from layerwise.cli.printing import complain, print_table
+from layerwise.cli.study import INTERRUPTED, interrupt_once
+from layerwise.errors import StudyError
+from layerwise.execute import forks
+
+SHOWN = 8  # options of the table on the screen
+
+
+def _asked(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="What is asked", **option)
+
+
+def _data(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Data", **option)
+
+
+def _running(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Running", **option)
+
+
+def advise(
+    net: Annotated[
+        str,
+        typer.Argument(
+            metavar="NET@WEIGHTS",
+            help="A net with weights, such as resnet20@FILE.safetensors; see `layerwise nets`.",
+            autocompletion=net_names,
+        ),
+    ],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Images; see `layerwise data`.", autocompletion=data_names)
+    ],
+    budget: Annotated[
+        str, _asked(metavar="X%", help="How much may be spent, as a share of trying every option once on all images.")
+    ] = "10%",
+    shots: Annotated[
+        int | None, _asked(metavar="K", parser=whole, help="Use only K training images a class.  [default: all]")
+    ] = None,
+    granularity: Annotated[
+        str, _asked(metavar="layer|block|stage", help="What is frozen, tuned or reset as one.")
+    ] = "block",
+    classes: Annotated[
+        str | None, _data(metavar="LIST", help="Only these classes, by name or number from 0, such as 0-4,7,cat.")
+    ] = None,
+    resize: Annotated[int | None, _data(metavar="N", parser=whole, help="Make all images N x N pixels.")] = None,
+    grey: Annotated[bool, _data("--grey", help="Make all images grey.")] = False,
+    skip_unreadable: Annotated[
+        bool, _data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
+    ] = False,
+    hold_out: Annotated[
+        str | None, _data(metavar="COLUMN:VALUES", help="Keep the images with these values back, such as writer:40-54.")
+    ] = None,
+    groups: Annotated[str | None, _data(metavar="COLUMN", help=GROUPS_HELP)] = None,
+    drop_duplicates: Annotated[bool, _data("--drop-duplicates", help=DUPLICATES_HELP)] = False,
+    share: Annotated[
+        float, _data(metavar="X", help="Share of each class that is kept back, where the data have no test part.")
+    ] = 0.2,
+    seed: Annotated[int, _running(metavar="N", parser=whole, help="Of every draw.")] = 0,
+    store: StoreOption = STORE,
+    out: Annotated[
+        Path | None, _running(metavar="DIR", help="Where advice.json goes.  [default: layerwise-out/advise]")
+    ] = None,
+    executor: Annotated[
+        str,
+        _running(
+            metavar="|".join(EXECUTORS),
+            autocompletion=among(EXECUTORS),
+            help="; ".join(f"{k}: {v}" for k, v in EXECUTORS.items()),
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None, _running(metavar="K", parser=whole, help="Processes at once.  [default: one per core]")
+    ] = None,
+    device: Annotated[
+        str,
+        _running(
+            metavar="|".join(DEVICES),
+            autocompletion=devices,
+            help="; ".join(f"{k}: {v}" for k, v in DEVICES.items()),
+        ),
+    ] = "auto",
+    dry_run: Annotated[bool, _running("--dry-run", help="Print the forecast, and stop.")] = False,
+) -> None:
+    """Say what to do with each layer of a pretrained net on your images: freeze, tune, re-initialise.
+
+    Options (treatments with learning rates) are tried in short trainings on parts of the training images; those still
+    in question are tried more, within the budget. Images kept back to test on are not looked at. Carry it out with
+    `layerwise adapt NET@WEIGHTS DATA --advice layerwise-out/advise/advice.json`.
+    """
+    folder = out or Path("layerwise-out") / "advise"
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, interrupt_once)
+    try:
+        if executor == "local":
+            forks.context()  # it loads torch while we do
+        from layerwise.advising.advise import advise as ask
+
+        found = ask(
+            net, data, budget=_share(budget), shots=shots, granularity=granularity, classes=classes, resize=resize,
+            grey=grey, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
+            hold_out=hold_out, share=share, seed=seed, store=store, out=folder, executor=executor, workers=workers,
+            device=device, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
+        )  # fmt: skip
+    except KeyboardInterrupt as interruption:
+        complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")
+        raise typer.Exit(INTERRUPTED) from None
+    if found is not None:
+        _print_advice(found)
+        typer.echo(f"\nAdvice: {folder / 'advice.json'}")
+        typer.echo(f"Carry it out: layerwise adapt {net} {data} --advice {folder / 'advice.json'}")
+
+
+def _share(text: str) -> float:
+    """The share that `5%` or `0.05` means."""
+    try:
+        return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise StudyError(f"--budget '{text}' is not a share such as 10% or 0.1") from None
+
+
+def _print_advice(found: Any) -> None:
+    typer.echo(f"\n{found.answer}\n")
+    for number, finding in enumerate(found.findings, 1):
+        typer.echo(f"  {number}. {finding}")
+    rows = [
+        [one.name, one.treatment, f"{one.rate:g}", f"{one.accuracy:.1%}", f"{one.chance:.0%}", str(one.trials)]
+        for one in found.considered[:SHOWN]
+    ]
+    typer.echo("")
+    print_table(["option", "treatment", "rate", "expected", "best", "trials"], rows)
+    if len(found.considered) > SHOWN:
+        typer.echo(f"and {len(found.considered) - SHOWN} more in options.csv")
