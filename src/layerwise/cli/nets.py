@@ -18,8 +18,8 @@ SIDE, COLOURS = 32, 3  # of the images, where the net does not say
 
 def nets(
     net: Annotated[
-        str | None, typer.Argument(help="Show the layers of this one; NET@FILE tells if weights fit.",
-                                   autocompletion=net_names)
+        str | None,
+        typer.Argument(help="Show the layers of this one; NET@FILE tells if weights fit.", autocompletion=net_names),
     ] = None,
     granularity: Annotated[
         str,
@@ -30,7 +30,8 @@ def nets(
         ),
     ] = "layer",
     resize: Annotated[
-        int | None, typer.Option(metavar="N", parser=whole, help="For images of N x N pixels.  [default: the net's own]")
+        int | None,
+        typer.Option(metavar="N", parser=whole, help="For images of N x N pixels.  [default: the net's own]"),
     ] = None,
     grey: Annotated[bool, typer.Option("--grey", help="For grey images.")] = False,
     classes: Annotated[int, typer.Option(metavar="N", parser=whole, help="How many outputs.")] = 20,
@@ -40,7 +41,10 @@ def nets(
     from layerwise.nets import FORMS, NETS, architecture
 
     if net is None:
-        rows = [*([name, found.summary] for name, found in NETS.items()), *([form, told] for form, told in FORMS.items())]
+        rows = [
+            *([name, found.summary] for name, found in NETS.items()),
+            *([form, told] for form, told in FORMS.items()),
+        ]
         print_table(["net", "what it is"], rows)
         return
     for option, value in (("--classes", classes), ("--resize", resize or 1)):

@@ -26,7 +26,9 @@ def fetched(asked: str, *, download: bool) -> tuple[str, Path | None]:
     library, _, rest = asked.partition(":")
     if library not in LIBRARIES:
         if download:
-            raise StudyError(f"'{asked}' is no net of a library, so it has no pretrained weights; name a file after '@'")
+            raise StudyError(
+                f"'{asked}' is no net of a library, so it has no pretrained weights; name a file after '@'"
+            )
         return named(asked), None
     if library == "transformers":
         return _of_transformers(rest, download=download)

@@ -45,7 +45,9 @@ def parse_net(text: str) -> tuple[str, Path | None]:
     asked, at, path = text.partition("@")
     if at and not path.strip():
         architecture(named(asked))
-        raise StudyError(f"net '{text}' names no weights after its '@'; write {asked}@FILE.safetensors, or just {asked}")
+        raise StudyError(
+            f"net '{text}' names no weights after its '@'; write {asked}@FILE.safetensors, or just {asked}"
+        )
     if path == PRETRAINED or not at:
         name, file = fetched(asked, download=bool(at))
         architecture(name)
