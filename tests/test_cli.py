@@ -88,7 +88,7 @@ MISTAKES = {
     "unknown data": (
         ["gutstein", "--data", "digit"],
         "DataError: unknown data 'digit'; did you mean 'digits'? "
-        "(known: digits, folder, glyphs, mnist, npz, parquet, stimuli)",
+        "(known: csv, digits, folder, glyphs, hub, mnist, npz, omniglot, parquet, stimuli)",
     ),
     "unknown scale": (["gutstein", *GOOD, "--scale", "papre"],
         "StudyError: unknown scale 'papre'; did you mean 'paper'? (known: demo, paper)"),

@@ -16,6 +16,7 @@ from torch import nn
 from layerwise import __version__
 from layerwise.data import open_data
 from layerwise.data.dataset import DataSet, save
+from layerwise.data.groups import column_of
 from layerwise.errors import LayerwiseError, StudyError, unknown
 from layerwise.execute.plan import Plan
 from layerwise.job import Job, Means, counts
@@ -37,7 +38,14 @@ from layerwise.studies.results import Result
 
 EVERY = "all"  # studies
 ALONE = ("net", "experiments", "trials", "shots", "steps", "source_steps", "known", "split")  # are options of one study
-WITH_DATA = ("resize", "grey", "classes", "hold_out")  # options that need --data where there are many studies
+WITH_DATA = (
+    "resize",
+    "grey",
+    "classes",
+    "hold_out",
+    "groups",
+    "drop_duplicates",
+)  # options that need --data where there are many studies
 VERSIONS_OF = ("torch", "numpy", "scipy", "pandas", "pillow", "matplotlib")
 
 
@@ -60,6 +68,8 @@ def study(
     resize: int | None = None,
     grey: bool = False,
     skip_unreadable: bool = False,
+    groups: str | None = None,
+    drop_duplicates: bool = False,
     store: str | Path = "layerwise-store",
     out: str | Path | None = None,
     executor: str = "local",
@@ -69,6 +79,7 @@ def study(
     deterministic: bool = False,
     precision: str = "float32",
     channels_last: bool = False,
+    augment: str = "",
     keep: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
@@ -86,7 +97,9 @@ def study(
     """
     listener = Quiet() if quiet else Terminal()
     asked = {
-        k: v for k, v in locals().items() if k not in {"listener", "command", "quiet", "dry_run"} and v is not None
+        k: v
+        for k, v in locals().items()
+        if k not in {"listener", "command", "quiet", "dry_run"} and v not in (None, "")
     }
     if name == EVERY:
         return _every(asked, listener, dry_run=dry_run, quiet=quiet, command=command)
@@ -96,11 +109,11 @@ def study(
     net = net and named(net)
     opened, place = open_data(
         data or module.DATA, shelf.folder / "data", resize=resize or (net and own_size(net)) or module.RESIZE,
-        grey=grey or module.GREY, skip_unreadable=skip_unreadable,
+        grey=grey or module.GREY, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
     )  # fmt: skip
     request = Request(
         opened, net, scale, seeds, trials, None if shots is None else tuple(shots), steps, source_steps, classes, known,
-        split, hold_out, precision, channels_last, experiments,
+        split, hold_out, precision, channels_last, experiments, augment, groups and column_of(groups),
     )  # fmt: skip
     design = module.design(request)
     wanted, looks = module.runs(design), module.measurements(design)
@@ -207,6 +220,8 @@ def probe(
     resize: int | None = None,
     grey: bool = False,
     skip_unreadable: bool = False,
+    groups: str | None = None,
+    drop_duplicates: bool = False,
     hold_out: str | None = None,
     steps: int = 500,
     batch_size: int = 50,
@@ -240,8 +255,14 @@ def probe(
         raise StudyError(f"--memory {memory} is not possible; the least is 1, in megabytes")
     shelf, means = Store(Path(store)), Means("serial", device="cpu", keep=True)
     resize = resize or (own_size(parse_net(net)[0]) if isinstance(net, str) else None)
-    opened, place = open_data(data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable)
-    wish = Asked(net, known, classes, examples, shots, steps, batch_size, rate, hold_out, seed, tuple(mean), tuple(std))
+    opened, place = open_data(
+        data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable,
+        drop_duplicates=drop_duplicates, groups=groups,
+    )  # fmt: skip
+    wish = Asked(
+        net, known, classes, examples, shots, steps, batch_size, rate, hold_out, seed, tuple(mean), tuple(std),
+        groups and column_of(groups),
+    )  # fmt: skip
     wishes = [wish, *([replace(wish, net=against)] if against and compares(names) else [])]
     plans = [fitted(one, opened, beside=wishes[-1 - k]) for k, one in enumerate(wishes)]
     if out is not None:

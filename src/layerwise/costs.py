@@ -25,16 +25,17 @@ def step_flops(net: str, shape: tuple[int, int, int], outputs: int, trained: tup
     found = layers(built, images[:1])
     built.eval()
     with sdpa_kernel(SDPBackend.MATH):  # PyTorch's counter does not see attention's fast paths
-        forward = _counted(lambda: built(images))  # ... nor that of frozen attention, hence before anything is frozen
+        forward = counted(lambda: built(images))  # ... nor that of frozen attention, hence before anything is frozen
         if not any(trained):
             return forward
         for layer, on in zip(found, trained, strict=True):
             for name in layer.parameters:
                 built.get_parameter(name).requires_grad_(on)
-        return forward + _counted(built(images).sum().backward)
+        return forward + counted(built(images).sum().backward)
 
 
-def _counted(compute: Callable[[], object]) -> int:
+def counted(compute: Callable[[], object]) -> int:
+    """Operations of a computation, as PyTorch counts them."""
     with FlopCounterMode(display=False) as counter:
         compute()
     return int(counter.get_total_flops())

@@ -10,6 +10,8 @@ from typer.exceptions import TyperException
 
 from layerwise import __version__
 from layerwise.cli import runs
+from layerwise.cli.adapt import adapt, export, predict
+from layerwise.cli.data import data
 from layerwise.cli.nets import nets
 from layerwise.cli.printing import complain, print_findings, print_table
 from layerwise.cli.probe import print_probed, probe
@@ -30,6 +32,10 @@ app = typer.Typer(
 app.add_typer(runs.app, name="runs")
 app.command()(study)
 app.command()(probe)
+app.command()(adapt)
+app.command()(predict)
+app.command()(export)
+app.command()(data)
 app.command()(nets)
 MISTAKEN = 2  # exit code
 
@@ -87,14 +93,6 @@ def probes() -> None:
     ]
     print_table(["probe", "quantity", "what it tells", "when it misleads"], rows)
     typer.echo(f"\n--probes quick: {','.join(QUICK)}")
-
-
-@app.command()
-def data() -> None:
-    """List the kinds of data and how to name them."""
-    from layerwise.data import READERS
-
-    print_table(["--data", "what it is"], [[reader.form, reader.help] for reader in READERS.values()])
 
 
 def main() -> None:
