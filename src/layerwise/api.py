@@ -1,11 +1,13 @@
 """One call for each thing that layerwise does; the command line calls these."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 from torch import nn
 
 from layerwise.data import open_data
@@ -13,6 +15,7 @@ from layerwise.data.dataset import DataSet, save
 from layerwise.data.groups import column_of
 from layerwise.errors import StudyError, unknown
 from layerwise.every import every
+from layerwise.execute.forecast import Size
 from layerwise.execute.plan import Plan
 from layerwise.job import Job, Means
 from layerwise.measure import Measurement, measure
@@ -33,6 +36,7 @@ from layerwise.studies.request import Request
 from layerwise.studies.results import Result
 
 EVERY = "all"  # studies
+FLOAT_BYTES = 4
 
 
 def study(
@@ -177,9 +181,9 @@ def probe(
     if memory < 1:
         raise StudyError(f"--memory {memory} is not possible; the least is 1, in megabytes")
     shelf, means = Store(Path(store)), Means("serial", device="cpu", keep=True)
-    resize = resize or (own_size(parse_net(net)[0]) if isinstance(net, str) else None)
+    own = own_size(parse_net(net)[0]) if isinstance(net, str) and not resize else None
     opened, place = open_data(
-        data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable,
+        data, shelf.folder / "data", resize=resize or own, grey=grey, skip_unreadable=skip_unreadable,
         drop_duplicates=drop_duplicates, groups=groups,
     )  # fmt: skip
     wish = Asked(
@@ -190,11 +194,14 @@ def probe(
     plans = [fitted(one, opened, beside=wishes[-1 - k]) for k, one in enumerate(wishes)]
     if out is not None:
         prepare(Path(out))
-    notes = list(dict.fromkeys([*opened.notes, *(note for plan in plans for note in plan.notes)]))
+    sized = [f"images are made {own} x {own}, the net's own size; --resize makes them others"] if own else []
+    notes = list(dict.fromkeys([*sized, *opened.notes, *(note for plan in plans for note in plan.notes)]))
     for note in notes:
         listener.say(f"Note: {note}")
     wanted = [plan.run for plan in plans if plan.run]
     job = Job(wanted, shelf, opened, {opened.digest: place}, means, listener)
+    for run in wanted:
+        _check_room(job.size(run))
     made = job.complete() if wanted else Plan((), (), frozenset())
     if job.failures:
         raise StudyError(job.failures[0])
@@ -206,6 +213,17 @@ def probe(
     if out is not None:
         found.save(out)
     return found
+
+
+def _check_room(size: Size) -> None:
+    """Raise StudyError where the images that a run needs have no room in memory, rather than be killed on the way."""
+    images, free = size.train + size.others, psutil.virtual_memory().available
+    needed = 2 * images * math.prod(size.shape) * FLOAT_BYTES  # as they are read, and as the net takes them
+    if needed > free:
+        what = f"{images:,} images of {'x'.join(map(str, size.shape))} take {needed / 1e9:.1f} GB"
+        raise StudyError(
+            f"{what}, and {free / 1e9:.1f} GB are free; pass a smaller --resize, --shots or fewer --classes"
+        )
 
 
 def train_all(

@@ -76,7 +76,7 @@ def _blocks(net: nn.Module, layers: Sequence[str]) -> list[str]:
 
 
 def _chosen(net: nn.Module, layers: Sequence[str], elements: Sequence[str]) -> list[str]:
-    """Blocks among elements. Of candidates within each other, the outer, unless some of the inner's class stand free."""
+    """Blocks among elements: of candidates within each other the outer, unless some of the inner class stand free."""
     elements = [name for name in elements if sum(within(layer, name) for layer in layers) > 1]
     repeated = [name for name in elements if _is_repeated(net, name, elements)]
     candidates = [name for name in elements if not any(_inner(other, name) for other in repeated)]
@@ -117,7 +117,7 @@ def _inner(name: str, holder: str) -> bool:
 
 
 def _home(layer: str, layers: Sequence[str], found: Sequence[str]) -> str:
-    """The block that a layer is in; else the largest module around it without any block, whose layers are neighbours."""
+    """The block that a layer is in; else the largest module around it without a block, whose layers are neighbours."""
     for block in found:
         if within(layer, block):
             return block

@@ -338,8 +338,9 @@ class _Tracer(fx.Tracer):
 
 def _is_type_of_images(node: object) -> bool:
     """Is it the dtype of what the net was given?"""
-    is_attribute = isinstance(node, fx.Node) and node.target is getattr and node.args[1] == "dtype"
-    return is_attribute and isinstance(images := node.args[0], fx.Node) and images.op == "placeholder"
+    if not isinstance(node, fx.Node) or node.target is not getattr or node.args[1] != "dtype":
+        return False
+    return isinstance(images := node.args[0], fx.Node) and images.op == "placeholder"
 
 
 def _dtype(net: nn.Module) -> torch.dtype | None:

@@ -47,7 +47,7 @@ def _define_operators() -> None:
     """Declare the operators that torchvision's import asks for, and forget the import that failed."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _defined.append(library)
@@ -103,10 +103,9 @@ def _of_channels(net: nn.Module, channels: int) -> nn.Module:
     for holder in net.modules():
         for name, first in holder.named_children():
             if isinstance(first, nn.Conv2d) and first.in_channels == COLOURS:
-                made = nn.Conv2d(
-                    channels, first.out_channels, first.kernel_size, first.stride, first.padding, first.dilation,
-                    first.groups, first.bias is not None, first.padding_mode,
-                )  # fmt: skip
+                how = ("out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+                alike: dict[str, Any] = {option: getattr(first, option) for option in how}
+                made = nn.Conv2d(channels, **alike, bias=first.bias is not None)
                 setattr(holder, name, made)
                 return net
     return net

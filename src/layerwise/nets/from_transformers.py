@@ -108,7 +108,7 @@ def _classes(kind: str, values: dict[str, Any]) -> tuple[Any, Any]:
             f"{CONFIG}; {cure} (one on the hub is downloaded if you ask: transformers:NAME@pretrained)"
         )
     configured = CONFIG_MAPPING[kind]
-    found = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[configured]
+    found: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[configured]
     several = found if isinstance(found, tuple) else (found,)
     saved = values.get("architectures") or []
     return _logits_alone(next((one for one in several if one.__name__ in saved), several[0])), configured
@@ -118,7 +118,7 @@ def _classes(kind: str, values: dict[str, Any]) -> tuple[Any, Any]:
 def _logits_alone(model: Any) -> Any:
     """A class of nets that take images alone, and give a row of outputs for each."""
 
-    def forward(self: Any, pixel_values: Tensor) -> Tensor:
+    def forward(self: Any, pixel_values: Any) -> Any:  # tensors, or proxies where the net is traced, to be cut
         return model.forward(self, pixel_values=pixel_values).logits
 
     return type(model.__name__, (model,), {"forward": forward, "__module__": model.__module__})

@@ -156,7 +156,7 @@ def _misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | 
 
 
 def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> State:
-    """The same without the prefix of what was wrapped around the net, where every name has it and the net's have not."""
+    """The same without the prefix of what was wrapped around the net: of every name, and of none that the net has."""
     for prefix in WRAPPERS:
         theirs, ours = (bool(names) and all(n.startswith(prefix) for n in names) for names in (state, wanted))
         if theirs and not ours:
