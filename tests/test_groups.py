@@ -167,8 +167,23 @@ def test_published_parts_say_what_groups_leave_out() -> None:
     assert notes == [
         "test images: at most 50 a class of the data's own test part",
         "groups: every person is on one side; 3 are tested on, 7 are trained on",
-        "groups: 18 training images are left out, whose person is among the test images",
+        "groups: 18 training images are left out, whose person is among the test or validation images",
     ]
+
+
+def test_a_users_own_test_part_takes_its_copies_out_of_training() -> None:
+    split, same = np.tile(np.repeat(["train", "test"], [30, 10]), 2), np.arange(80)
+    same[[30, 31, 1]] = [0, 3, 0]  # images 0, 1 and 30 are one, and 3 and 31
+    data = people(split=split, **{COPIES: same})
+    parts, notes = share_out(Request(data))
+    assert parts.groups == (COPIES,)
+    found = sides(parts, data.labels, data.columns, COPIES)
+    assert np.flatnonzero(found == UNUSED).tolist() == [0, 1, 3]
+    assert notes == [
+        "test images: all of the data's own test part",
+        "groups: 3 training images are left out, which are copies of the test or validation images",
+    ]
+    assert fit_parts(Request(data), 5, 5)[0] == Parts("published", 5)  # of a study, as it was published
 
 
 @pytest.mark.parametrize(
