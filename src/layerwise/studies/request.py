@@ -152,6 +152,11 @@ def _kept_together(request: Request, parts: Parts) -> list[str]:
         notes.append(f"groups: every {column} is on one side; {tested:,} are tested on, {trained:,} are trained on")
     if parts.by != "random":
         alone = part(replace(parts, groups=(), validation=0), data.labels, data.columns)
+        if emptied := sorted(set(data.labels[alone == TRAIN].tolist()) - set(data.labels[where == TRAIN].tolist())):
+            name = data.class_names[emptied[0]]
+            what = f"every {named[0]} of class '{name}'" if named else f"every image of class '{name}'"
+            cure = "leave out --groups, or rename the column split" if named else "correct the parts"
+            raise DataError(f"{what} is among the images that the data's own parts test or validate on; {cure}")
         if out := int(np.sum((alone == TRAIN) & (where == UNUSED))):
             whose = f"whose {named[0]} is among" if named else "which are copies of"
             notes.append(f"groups: {out:,} training images are left out, {whose} the test or validation images")
@@ -168,6 +173,7 @@ def available(request: Request, parts: Parts) -> int:
             first = chosen[int(counts.argmin())]
             images = int(np.sum(data.labels == first))
             held = f" beside --hold-out {request.hold_out}" if request.hold_out else ""
+            held += f" with every {request.groups} on one side" if request.groups else ""
             raise DataError(
                 f"class '{data.class_names[first]}' ({images} in all) has no image to {purpose} on"
                 f"{held}, as have {int(np.sum(counts == 0))} of {len(chosen)} classes; add some, or choose others "
