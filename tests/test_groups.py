@@ -11,7 +11,7 @@ from layerwise.data.dataset import COPIES, DataSet, make
 from layerwise.errors import DataError
 from layerwise.grouping import draw_groups, together
 from layerwise.run import Recipe, Run, from_spec, key, spec
-from layerwise.studies.request import EVERY, Request, fit_parts, share_out
+from layerwise.studies.request import EVERY, Request, available, fit_parts, share_out
 from layerwise.tasks import TEST, TRAIN, UNUSED, VALIDATION, Parts, Task, examples, part
 from layerwise.treatment import Treatment
 
@@ -167,8 +167,40 @@ def test_published_parts_say_what_groups_leave_out() -> None:
     assert notes == [
         "test images: at most 50 a class of the data's own test part",
         "groups: every person is on one side; 3 are tested on, 7 are trained on",
-        "groups: 18 training images are left out, whose person is among the test images",
+        "groups: 18 training images are left out, whose person is among the test or validation images",
     ]
+
+
+def test_groups_that_leave_nothing_to_train_on_or_to_test() -> None:
+    split = np.where(np.arange(80) % 4 == 0, "test", "train")
+    with pytest.raises(DataError) as told:
+        fit_parts(Request(people(split=split), groups="person"), 50, 10)
+    assert str(told.value) == (
+        "every person of class 'cat' is among the images that the data's own parts test or validate on; "
+        "leave out --groups, or rename the column split"
+    )
+    request = Request(people(person=np.repeat(["anna", "ben", "carl"], [40, 20, 20])), groups="person")
+    with pytest.raises(DataError) as told:
+        available(request, fit_parts(request, 8, 10)[0])
+    assert str(told.value) == (
+        "class 'cat' (40 in all) has no image to test on with every person on one side, as have 1 of 2 classes; add "
+        "some, or choose others with --classes"
+    )
+
+
+def test_a_users_own_test_part_takes_its_copies_out_of_training() -> None:
+    split, same = np.tile(np.repeat(["train", "test"], [30, 10]), 2), np.arange(80)
+    same[[30, 31, 1]] = [0, 3, 0]  # images 0, 1 and 30 are one, and 3 and 31
+    data = people(split=split, **{COPIES: same})
+    parts, notes = share_out(Request(data))
+    assert parts.groups == (COPIES,)
+    found = sides(parts, data.labels, data.columns, COPIES)
+    assert np.flatnonzero(found == UNUSED).tolist() == [0, 1, 3]
+    assert notes == [
+        "test images: all of the data's own test part",
+        "groups: 3 training images are left out, which are copies of the test or validation images",
+    ]
+    assert fit_parts(Request(data), 5, 5)[0] == Parts("published", 5)  # of a study, as it was published
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def load(folder: Path) -> DataSet:
             class_columns={key: tuple(values) for key, values in meta["class_columns"].items()},
             digest=meta["digest"],
             notes=tuple(meta["notes"]),
-            reading=Reading(meta["sizes"], meta["grey"], tuple(meta["unreadable"])),
+            reading=Reading(meta.get("sizes", {}), meta.get("grey", 0), tuple(meta.get("unreadable", ()))),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise DataError(f"the data cache {folder} is damaged or missing ({error}); open the data again") from error

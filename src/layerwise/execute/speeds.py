@@ -100,7 +100,8 @@ def kind(run: Run, shape: tuple[int, int, int], device: str = "cpu") -> Kind:
     parts = [symbol for stage in run.treatment.at_random.letters() for symbol in stage if symbol[0] == "P"]
     if parts:
         run = replace(run, treatment=run.treatment.at_random)  # noise is not to be ranked on
-    what = (run.net, shape, task.outputs, task.is_bits, run.treatment.trained, depths, how, where, *parts)
+    added = [recipe.augment] if recipe.augment else []
+    what = (run.net, shape, task.outputs, task.is_bits, run.treatment.trained, depths, how, where, *parts, *added)
     return Kind(repr(what), run, shape, device)
 
 

@@ -194,7 +194,7 @@ def _parts(asked: Asked, request: Request, *, trains: bool) -> tuple[Parts, list
     Where nothing is trained and the data have no test part, any images; what such weights have seen is not known.
     """
     seen = [] if asked.is_trained_here else ["whether the net's weights were trained on these images is not known here"]
-    if trains or "split" in request.data.columns or asked.hold_out:
+    if trains or "split" in request.data.columns or asked.hold_out or asked.groups:
         parts, notes = fit_parts(request, asked.examples, asked.shots or EVERY)
         return parts, [*notes, *seen]
     return Parts("random", asked.examples), [f"probed images: at most {asked.examples} a class of all", *seen]

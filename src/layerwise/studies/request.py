@@ -112,11 +112,14 @@ def share_out(request: Request, share: float = 0.2, seed: int = 0) -> tuple[Part
 
     Parts that the data have are kept, all of their images. What they lack is drawn: a test part of this share of each
     class, and a validation part of this share of the rest, each of one image at least; of two images a class has none
-    to validate on, of one none to test on either. Groups and copies are on one side.
+    to validate on, of one none to test on either. Groups and copies are on one side: training images that the data's
+    own test part has too are left out.
     """
     if (given := _given_parts(request, 0)) is not None:
-        parts = replace(given[0], validation=EVERY, share=share, seed=seed)
-        return parts, given[1]
+        copies = tuple(column for column in _groups(request) if column == COPIES)
+        groups = (*given[0].groups, *copies)
+        parts = replace(given[0], validation=EVERY, share=share, seed=seed, groups=groups)
+        return parts, [given[1][0], *_kept_together(request, parts)]
     columns = [column for column in GROUP_COLUMNS if column in request.data.columns and not request.groups]
     parts = Parts("random", EVERY, (), EVERY, seed, (*columns[:1], *_groups(request)), share)
     return parts, _kept_together(request, parts)
@@ -148,15 +151,24 @@ def _groups(request: Request) -> tuple[str, ...]:
 def _kept_together(request: Request, parts: Parts) -> list[str]:
     """What is to be said of groups: how many are tested on, and what had to be left out."""
     data = request.data
+    if not parts.groups:
+        return []
     where = part(parts, data.labels, data.columns)
     notes = []
-    for column in parts.groups:
-        if column != COPIES:
-            tested, trained = (len(np.unique(data.columns[column][where == k])) for k in (TEST, TRAIN))
-            notes.append(f"groups: every {column} is on one side; {tested:,} are tested on, {trained:,} are trained on")
-            whole = part(replace(parts, groups=()), data.labels, data.columns)
-            if parts.by != "random" and (out := int(np.sum((whole == TRAIN) & (where == UNUSED)))):
-                notes.append(f"groups: {out:,} training images are left out, whose {column} is among the test images")
+    named = [column for column in parts.groups if column != COPIES]
+    for column in named:
+        tested, trained = (len(np.unique(data.columns[column][where == k])) for k in (TEST, TRAIN))
+        notes.append(f"groups: every {column} is on one side; {tested:,} are tested on, {trained:,} are trained on")
+    if parts.by != "random":
+        alone = part(replace(parts, groups=(), validation=0), data.labels, data.columns)
+        if emptied := sorted(set(data.labels[alone == TRAIN].tolist()) - set(data.labels[where == TRAIN].tolist())):
+            name = data.class_names[emptied[0]]
+            what = f"every {named[0]} of class '{name}'" if named else f"every image of class '{name}'"
+            cure = "leave out --groups, or rename the column split" if named else "correct the parts"
+            raise DataError(f"{what} is among the images that the data's own parts test or validate on; {cure}")
+        if out := int(np.sum((alone == TRAIN) & (where == UNUSED))):
+            whose = f"whose {named[0]} is among" if named else "which are copies of"
+            notes.append(f"groups: {out:,} training images are left out, {whose} the test or validation images")
     return notes
 
 
@@ -170,6 +182,7 @@ def available(request: Request, parts: Parts) -> int:
             first = chosen[int(counts.argmin())]
             images = int(np.sum(data.labels == first))
             held = f" beside --hold-out {request.hold_out}" if request.hold_out else ""
+            held += f" with every {request.groups} on one side" if request.groups else ""
             raise DataError(
                 f"class '{data.class_names[first]}' ({images} in all) has no image to {purpose} on"
                 f"{held}, as have {int(np.sum(counts == 0))} of {len(chosen)} classes; add some, or choose others "
