@@ -10,7 +10,6 @@ import numpy as np
 from layerwise.data.dataset import DataSet
 from layerwise.data.folder import natural
 from layerwise.errors import DataError, StudyError, unknown
-from layerwise.nets.weights import parse_net
 from layerwise.randomness import generator
 from layerwise.tasks import TEST, TRAIN, Parts, choose_classes, part, split_classes
 
@@ -39,7 +38,7 @@ class Request:
     experiments: str | None = None  # which of the study's, such as levels,partial
 
     def __post_init__(self) -> None:
-        if self.net is not None and parse_net(self.net)[1]:
+        if self.net is not None and "@" in self.net:
             raise StudyError(
                 f"--net {self.net}: a study trains its own sources, as for each seed they must know other classes than "
                 f"its targets; pass --net {self.net.partition('@')[0]}, or look at these weights with: "
