@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from layerwise.data import READERS, DataSet, load, make, open_data, save
+from layerwise.data.dataset import COPIES
 from layerwise.data.folder import natural
 from layerwise.data.pictures import Options, decode, fit, luma
 from layerwise.errors import DataError, StoreError
@@ -201,7 +202,7 @@ def test_loading_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_unknown_name(tmp_path: Path) -> None:
-    known = "digits, folder, glyphs, mnist, npz, parquet, stimuli"
+    known = "csv, digits, folder, glyphs, hub, mnist, npz, omniglot, parquet, stimuli"
     with says(f"unknown data 'glyph'; did you mean 'glyphs'? (known: {known})"):
         open_data("glyph", tmp_path)
 
@@ -586,7 +587,7 @@ def test_folder_of_class_folders(tmp_path: Path) -> None:
     assert (dataset.columns, dataset.notes, dataset.name) == ({}, (), "folder")
 
 
-@pytest.mark.parametrize("valid", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("valid", ["val", "valid", "validation", "Val", "dev"])
 def test_folder_of_parts(valid: str, tmp_path: Path) -> None:
     parts = ("test", "train", valid)
     files = {f"{part}/{name}": content for part in parts for name, content in PAIR.items()}
@@ -638,7 +639,8 @@ def test_folder_with_an_unreadable_file(content: bytes, complaint: str, tmp_path
         opened(folder)
     dataset, _ = opened(folder, skip_unreadable=True)
     assert dataset.labels.tolist() == [0, 0, 1, 1]
-    assert dataset.notes == (f"1 unreadable image was skipped (the first: {folder}/cat/7.jpg {complaint})",)
+    assert dataset.notes[0] == f"1 unreadable image was skipped (the first: {folder}/cat/7.jpg {complaint})"
+    assert dataset.reading.unreadable == (f"{folder}/cat/7.jpg {complaint}",)
 
 
 def test_folder_with_several_unreadable_files(tmp_path: Path) -> None:
@@ -748,7 +750,9 @@ def test_parquet_of_two_parts_with_names(tmp_path: Path) -> None:
 def test_parquet_of_bytes_and_words(tmp_path: Path) -> None:
     folder = rows(tmp_path / "data" / "mine.parquet", {"img": [RED, BLUE, RED], "label": ["dog", "cat", "dog"]})
     dataset = opened_parquet(folder)
-    assert (dataset.class_names, dataset.labels.tolist(), dataset.columns) == (("cat", "dog"), [1, 0, 1], {})
+    assert (dataset.class_names, dataset.labels.tolist()) == (("cat", "dog"), [1, 0, 1])
+    assert list(dataset.columns) == [COPIES]
+    assert dataset.columns[COPIES].tolist() == [0, 1, 0]
     assert opened_parquet(folder / "mine.parquet").digest == dataset.digest
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from layerwise.errors import LayersError, StudyError
@@ -133,25 +133,59 @@ class Trap:
 
 @pytest.mark.parametrize("name", ["best.pth", "best.th", "checkpoint", "best.safetensors"])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_is_never_opened_and_the_cure_converts_it(name: str, zipped: bool, tmp_path: Path) -> None:
+def test_a_pickle_that_would_run_code_is_refused_and_runs_none(name: str, zipped: bool, tmp_path: Path) -> None:
     path = tmp_path / name
     if zipped:
-        torch.save({"trap": Trap(tmp_path / "sprung")}, path)
+        torch.save({"state_dict": state(), "trap": Trap(tmp_path / "sprung")}, path)
     else:
         path.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    made = tmp_path / f"{path.stem}.safetensors"
-    loads = path.with_suffix(".pth") if path == made else path
-    cure = f"import torch, safetensors.torch as s; s.save_file(torch.load('{loads}', weights_only=True), '{made}')"
-    rename = f"rename it to '{loads}' and " if path == made else ""
+    why = "'getattr'" if zipped else "which, is not told"
     message = (
-        f"weights '{path}' are a pickle, which can run code when read; {rename}convert it once: python -c \"{cure}\""
+        f"weights '{path}' hold more than tensors, which can run code when read ({why}); save them again from where "
+        "they come from: torch.save(net.state_dict(), FILE)"
     )
     with pytest.raises(LayersError, match=f"^{re.escape(message)}$"):
         read_weights(path)
     assert not (tmp_path / "sprung").exists()
-    torch.save(state(), loads)
-    exec(cure)
-    assert load_file(made).keys() == state().keys()
+
+
+@pytest.mark.parametrize("key", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_what_pytorch_saved_is_read_alone_or_from_a_checkpoint(key: str | None, prefix: str, tmp_path: Path) -> None:
+    written = {f"{prefix}{name}": tensor for name, tensor in state().items()}
+    torch.save(written if key is None else {"epoch": 3, "args": {"rate": 0.1}, key: written}, tmp_path / "best.pth")
+    found = net_state(read_weights(tmp_path / "best.pth"), "resnet20", SHAPE, "best.pth")
+    assert found.keys() == state().keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in state().items())
+
+
+def test_weights_have_one_digest_however_they_were_saved(tmp_path: Path) -> None:
+    save_file(state(), tmp_path / "one.safetensors")
+    torch.save(state(), tmp_path / "two.pth")
+    torch.save({"model": state()}, tmp_path / "three.pth", _use_new_zipfile_serialization=False)
+    digests = {weights_digest(read_weights(path)) for path in tmp_path.iterdir()}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("saved", "what"),
+    [({"epoch": 3, "best": 0.5}, "epoch, best"), (torch.zeros(2), "Tensor"), ({}, "")],
+)
+def test_a_file_without_tensors_by_name_says_what_it_holds(saved: object, what: str, tmp_path: Path) -> None:
+    torch.save(saved, tmp_path / "x.pth")
+    keys = "state_dict, model_state_dict, model, net"
+    message = f"weights '{tmp_path / 'x.pth'}' hold no tensors by name, alone or under {keys}; they hold: {what}"
+    with pytest.raises(LayersError, match=f"^{re.escape(message)}$"):
+        read_weights(tmp_path / "x.pth")
+
+
+def test_half_a_file_of_pytorch_is_refused_by_name(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "x.pth")
+    content = (tmp_path / "x.pth").read_bytes()
+    (tmp_path / "x.pth").write_bytes(content[: len(content) // 2])
+    message = rf"^weights '{re.escape(str(tmp_path / 'x.pth'))}' are not a whole PyTorch file \(.+\); copy it again$"
+    with pytest.raises(LayersError, match=message):
+        read_weights(tmp_path / "x.pth")
 
 
 def test_a_file_that_is_no_safetensors_is_refused_by_name(tmp_path: Path) -> None:

@@ -44,14 +44,17 @@ def test_a_key_is_the_head_of_a_hash_over_canonical_json() -> None:
 
 def plainly(run: Run) -> dict[str, Any]:
     """What `spec` must be."""
+    parts = {name: value for name, value in asdict(run.task.parts).items() if name not in ("groups", "share") or value}
+    task = {name: value for name, value in asdict(run.task).items() if name != "rest" or value}
+    recipes = [asdict(recipe) for recipe in run.recipes]
     return {
         "version": SPEC_VERSION,
         "net": run.net,
-        "task": {name: value for name, value in asdict(run.task).items() if name != "rest" or value},
+        "task": {**task, "parts": parts},
         "treatment": run.treatment.expanded,
         "source": plainly(run.source) if isinstance(run.source, Run)
         else {"weights": run.source.digest} if run.source else None,
-        "recipes": [asdict(recipe) for recipe in run.recipes],
+        "recipes": [{k: value for k, value in recipe.items() if k != "augment" or value} for recipe in recipes],
         "seed": run.seed,
         "draw": run.draw,
     }  # fmt: skip
@@ -64,9 +67,10 @@ recipes = st.fixed_dictionaries({
     "optimiser": st.just("adam"), "momentum": st.floats(1e-3, 1) | st.just(1), "nesterov": st.booleans(),
     "weight_decay": share | st.just(0), "drops": shares, "layer_rates": shares, "precision": st.just("tf32"),
     "channels_last": st.booleans(), "frozen_dropout": st.booleans(), "evaluate_every": few,
-    "stop_at": st.none() | share, "version": few,
+    "stop_at": st.none() | share, "version": few, "augment": st.sampled_from(["", "flip", "flip, crop:4", "jitter:.2"]),
 })  # fmt: skip
-all_parts = st.tuples(word, few, st.lists(word, max_size=2).map(tuple), few, few)
+words = st.lists(word, max_size=2).map(tuple)
+all_parts = st.tuples(word, few, words, few, few, words, share)
 tasks = st.tuples(word, st.lists(few, max_size=5).map(tuple), st.none() | few, word, all_parts, few)
 letters = st.lists(st.sampled_from(["F", "T", "R", "M", "W", "P(0.5,random,T)"]), max_size=3).map("".join)
 members = st.tuples(word, tasks, letters, recipes, few, st.integers(-1, 3))
@@ -161,7 +165,7 @@ def _changed(value: Any) -> list[Any]:
         elif old is None:
             others.append(replace(value, **{field.name: 1}))
         elif isinstance(old, tuple):
-            others.append(replace(value, **{field.name: (*old, "7" if field.name == "held_out" else 7)}))
+            others.append(replace(value, **{field.name: (*old, "7" if field.name in ("held_out", "groups") else 7)}))
     return others
 
 
@@ -171,10 +175,10 @@ def test_everything_that_decides_a_result_is_in_the_key() -> None:
                {"steps": 101, "batch_size": 21, "rate": 0.06, "optimiser": "adam", "momentum": 0.8, "nesterov": True,
                 "weight_decay": 0.1, "drops": (0.5,), "layer_rates": (1.0, 2.0), "precision": "float64",
                 "frozen_dropout": True, "evaluate_every": 5, "stop_at": 0.9, "version": 2,
-                "channels_last": True}.items()]  # fmt: skip
+                "channels_last": True, "augment": "flip"}.items()]  # fmt: skip
     assert {f.name for f in fields(Recipe)} == {
         "steps", "batch_size", "rate", "optimiser", "momentum", "nesterov", "weight_decay", "drops", "layer_rates",
-        "precision", "frozen_dropout", "evaluate_every", "stop_at", "version", "channels_last",
+        "precision", "frozen_dropout", "evaluate_every", "stop_at", "version", "channels_last", "augment",
     }  # fmt: skip
     runs = [
         BASE,

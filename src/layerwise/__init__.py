@@ -1,19 +1,27 @@
 """layerwise: which layers transfer, which do not, why, and what to do with each layer."""
 
+from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Treatment", "probe", "study", "train_all"]
+__all__ = [
+    "Treatment", "adapt", "apply", "export", "load_adapted", "predict", "probe", "study", "train_all",
+]  # fmt: skip
+HOMES = {
+    "Treatment": "treatment",
+    "adapt": "adapting.adapt",
+    "apply": "adapting.applying",
+    "export": "adapting.exporting",
+    "load_adapted": "adapting.adapted",
+    "predict": "adapting.predicting",
+    "probe": "api",
+    "study": "api",
+    "train_all": "api",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for when it is asked for: torch takes seconds, and `layerwise --help` needs none of it."""
-    if name in {"probe", "study", "train_all"}:
-        from layerwise import api
-
-        return getattr(api, name)
-    if name == "Treatment":
-        from layerwise.treatment import Treatment
-
-        return Treatment
+    if name in HOMES:
+        return getattr(import_module(f"layerwise.{HOMES[name]}"), name)
     raise AttributeError(f"module 'layerwise' has no attribute '{name}'")

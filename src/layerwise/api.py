@@ -10,11 +10,14 @@ from torch import nn
 
 from layerwise.data import open_data
 from layerwise.data.dataset import DataSet, save
+from layerwise.data.groups import column_of
 from layerwise.errors import StudyError, unknown
 from layerwise.every import every
 from layerwise.execute.plan import Plan
 from layerwise.job import Job, Means
 from layerwise.measure import Measurement, measure
+from layerwise.nets import named, own_size
+from layerwise.nets.weights import parse_net
 from layerwise.outputs import Scoreboard, Study, claims, prepare
 from layerwise.plan_file import command_of, contents
 from layerwise.probes.activations import POOLINGS
@@ -51,6 +54,8 @@ def study(
     resize: int | None = None,
     grey: bool = False,
     skip_unreadable: bool = False,
+    groups: str | None = None,
+    drop_duplicates: bool = False,
     store: str | Path = "layerwise-store",
     out: str | Path | None = None,
     executor: str = "local",
@@ -60,6 +65,7 @@ def study(
     deterministic: bool = False,
     precision: str = "float32",
     channels_last: bool = False,
+    augment: str = "",
     keep: bool = False,
     dry_run: bool = False,
     quiet: bool = False,
@@ -77,20 +83,23 @@ def study(
     """
     listener = Quiet() if quiet else Terminal()
     asked = {
-        k: v for k, v in locals().items() if k not in {"listener", "command", "quiet", "dry_run"} and v is not None
+        k: v
+        for k, v in locals().items()
+        if k not in {"listener", "command", "quiet", "dry_run"} and v not in (None, "")
     }
     if name == EVERY:
         one = partial(study, dry_run=dry_run, quiet=quiet, command=command)
         return every(one, asked, listener, dry_run=dry_run, command=command_of(command, asked))
     module, shelf = study_module(name), Store(Path(store))
     means = Means(executor, workers, device, deterministic, keep, address)
+    net = net and named(net)
     opened, place = open_data(
-        data or module.DATA, shelf.folder / "data", resize=resize or module.RESIZE, grey=grey or module.GREY,
-        skip_unreadable=skip_unreadable,
+        data or module.DATA, shelf.folder / "data", resize=resize or (net and own_size(net)) or module.RESIZE,
+        grey=grey or module.GREY, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
     )  # fmt: skip
     request = Request(
         opened, net, scale, seeds, trials, None if shots is None else tuple(shots), steps, source_steps, classes, known,
-        split, hold_out, precision, channels_last, experiments,
+        split, hold_out, precision, channels_last, experiments, augment, groups and column_of(groups),
     )  # fmt: skip
     design = module.design(request)
     wanted, looks = module.runs(design), module.measurements(design)
@@ -133,6 +142,8 @@ def probe(
     resize: int | None = None,
     grey: bool = False,
     skip_unreadable: bool = False,
+    groups: str | None = None,
+    drop_duplicates: bool = False,
     hold_out: str | None = None,
     steps: int = 500,
     batch_size: int = 50,
@@ -165,8 +176,15 @@ def probe(
     if memory < 1:
         raise StudyError(f"--memory {memory} is not possible; the least is 1, in megabytes")
     shelf, means = Store(Path(store)), Means("serial", device="cpu", keep=True)
-    opened, place = open_data(data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable)
-    wish = Asked(net, known, classes, examples, shots, steps, batch_size, rate, hold_out, seed, tuple(mean), tuple(std))
+    resize = resize or (own_size(parse_net(net)[0]) if isinstance(net, str) else None)
+    opened, place = open_data(
+        data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable,
+        drop_duplicates=drop_duplicates, groups=groups,
+    )  # fmt: skip
+    wish = Asked(
+        net, known, classes, examples, shots, steps, batch_size, rate, hold_out, seed, tuple(mean), tuple(std),
+        groups and column_of(groups),
+    )  # fmt: skip
     wishes = [wish, *([replace(wish, net=against)] if against and compares(names) else [])]
     plans = [fitted(one, opened, beside=wishes[-1 - k]) for k, one in enumerate(wishes)]
     if out is not None:

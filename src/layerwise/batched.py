@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from layerwise.dropout import DROPOUTS
+from layerwise.norms import behind
 
 
 class BatchNorm(nn.Module):
     """Batch norm in train mode where `mode` is 1, in eval mode where it is 0; `left` is what a step leaves.
 
     The mode is one for the layer, or one for each channel; the counter counts as long as some channel trains. Equals
-    `nn.BatchNorm1d`, `2d` and `3d`, whose parameters and buffers it takes over by name.
+    `nn.BatchNorm1d`, `2d` and `3d`, whose parameters and buffers it takes over by name, and what they have inside.
     """
 
     weight: Tensor
@@ -25,8 +26,9 @@ class BatchNorm(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, norm: _BatchNorm) -> None:
+    def __init__(self, norm: _BatchNorm, behind: nn.Module) -> None:
         super().__init__()
+        self.behind = behind
         self.eps, self.momentum = norm.eps, norm.momentum
         for name, parameter in norm.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
@@ -46,7 +48,7 @@ class BatchNorm(nn.Module):
             mean = torch.where(self.mode, mean, self.running_mean)
             var = torch.where(self.mode, var, self.running_var)
         y = (wide - mean.view(shape)) / torch.sqrt(var.view(shape) + self.eps)
-        return (y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y).to(x.dtype)
+        return self.behind((y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y).to(x.dtype))
 
     def _leave(self, mean: Tensor, var: Tensor, count: int) -> None:
         """The running statistics after this step, of what is in train mode; the others stay as they were."""
@@ -69,7 +71,7 @@ class Dropout(nn.Module):
 
     def __init__(self, dropout: nn.modules.dropout._DropoutNd) -> None:
         super().__init__()
-        self.original = dropout
+        self.original, self.p = dropout, dropout.p  # attention may ask its dropout for the rate
         self.register_buffer("mask", torch.tensor(1.0), persistent=False)
         self.shape: tuple[int, ...] = ()
 
@@ -79,13 +81,15 @@ class Dropout(nn.Module):
 
 
 def adapt(net: nn.Module) -> nn.Module:
-    """The net with its batch norms and dropouts replaced, in place."""
+    """The net with its batch norms and dropouts replaced, in place; LayersError for a norm that cannot be."""
     for name, module in list(net.named_modules()):
         changed: nn.Module | None = None
         if isinstance(module, _BatchNorm):
-            changed = BatchNorm(module)
-        elif isinstance(module, DROPOUTS):
+            changed = BatchNorm(module, behind(name, module))
+        elif isinstance(module, DROPOUTS) and module.p > 0:
             changed = Dropout(module)
+        elif isinstance(module, DROPOUTS):
+            module.eval()  # at a rate of 0 it draws for nothing, and no draw can be mapped
         if changed is not None:
             parent, _, last = name.rpartition(".")
             setattr(net.get_submodule(parent), last, changed)

@@ -1,13 +1,14 @@
 """What training costs in arithmetic: floating-point operations, counted on the real net."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from layerwise.layers import layers
+from layerwise.layers import Layer, layers
 from layerwise.nets import build
 from layerwise.run import Run
 from layerwise.treatment import Treatment
@@ -24,16 +25,17 @@ def step_flops(net: str, shape: tuple[int, int, int], outputs: int, trained: tup
     found = layers(built, images[:1])
     built.eval()
     with sdpa_kernel(SDPBackend.MATH):  # PyTorch's counter does not see attention's fast paths
-        forward = _counted(lambda: built(images))  # ... nor that of frozen attention, hence before anything is frozen
+        forward = counted(lambda: built(images))  # ... nor that of frozen attention, hence before anything is frozen
         if not any(trained):
             return forward
         for layer, on in zip(found, trained, strict=True):
             for name in layer.parameters:
                 built.get_parameter(name).requires_grad_(on)
-        return forward + _counted(built(images).sum().backward)
+        return forward + counted(built(images).sum().backward)
 
 
-def _counted(compute: Callable[[], object]) -> int:
+def counted(compute: Callable[[], object]) -> int:
+    """Operations of a computation, as PyTorch counts them."""
     with FlopCounterMode(display=False) as counter:
         compute()
     return int(counter.get_total_flops())
@@ -47,6 +49,39 @@ def train_flops(run: Run, shape: tuple[int, int, int], steps: Sequence[int] = ()
             steps or [recipe.steps for recipe in run.recipes], run.recipes, run.treatment.trained, strict=True
         )
     )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a layer has and takes: numbers that it learns, and operations on one image, forward."""
+
+    layer: Layer
+    parameters: int
+    flops: int
+
+
+def layer_costs(
+    net: str, shape: tuple[int, int, int], outputs: int, granularity: str = "layer"
+) -> tuple[tuple[Cost, ...], int]:
+    """What each layer (or block, or stage) has and takes, and the operations of the whole net on one image.
+
+    What a net calculates between its modules, as functions, is in the whole alone.
+    """
+    built, image = build(net, shape, outputs, seed=0).eval(), torch.zeros(1, *shape)
+    found = layers(built, image, granularity)
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        built(image)
+    counts = {name: sum(kinds.values()) for name, kinds in counter.get_flop_counts().items()}
+    root = type(built).__name__
+    costs = tuple(
+        Cost(
+            layer,
+            sum(built.get_parameter(name).numel() for name in layer.parameters),
+            sum(counts.get(f"{root}.{name}" if name else root, 0) for name in layer.modules),
+        )
+        for layer in found
+    )
+    return costs, int(counter.get_total_flops())
 
 
 @lru_cache(maxsize=256)

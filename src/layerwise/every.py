@@ -11,7 +11,7 @@ from layerwise.progress import Quiet, duration
 from layerwise.studies import STUDIES, study_module
 
 ALONE = ("net", "experiments", "trials", "shots", "steps", "source_steps", "known", "split")  # are options of one study
-WITH_DATA = ("resize", "grey", "classes", "hold_out")  # options that need --data where there are many studies
+WITH_DATA = ("resize", "grey", "classes", "hold_out", "groups", "drop_duplicates")  # need --data where all are run
 
 
 def every(

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from layerwise.augmented import Augmenter
 from layerwise.data.dataset import DataSet
 from layerwise.features import is_channels_last
 from layerwise.nets import Architecture, architecture
@@ -205,6 +206,7 @@ class Batches:
         self.parts = [feed.parts["train"] for feed in feeds]
         self.codes = [feed.codes if feed.is_bits else None for feed in feeds]
         self.orders = [Order(run, stage, len(part.classes)) for run, part in zip(runs, self.parts, strict=True)]
+        self.augmenter = Augmenter(runs, stage, [len(part.classes) for part in self.parts])
         neighbours = groupby(range(len(runs)), lambda k: id(self.parts[k].pool))
         self.pools = [(self.parts[members[0]].pool, members) for members in (list(same) for _, same in neighbours)]
         self.left = 0
@@ -217,11 +219,17 @@ class Batches:
         rows = self.rows[step]
         found = [taken(pool, rows[members[0] : members[-1] + 1].flatten()) for pool, members in self.pools]
         images = found[0] if len(found) == 1 else torch.cat(found)
+        if self.augmenter.is_on:
+            images = self.augmenter.vary(images, self.drawn[step].flatten(0, 1))
         return images.view(*rows.shape, *images.shape[1:]), self.aims[step]
 
     def _draw(self) -> None:
         """Rows of the pools and aims for the next steps: (steps, members, batch, ...)."""
-        drawn = [order.take(DRAWN).to(part.rows.device) for order, part in zip(self.orders, self.parts, strict=True)]
+        orders = [order.take(DRAWN) for order in self.orders]
+        if self.augmenter.is_on:
+            numbers = self.augmenter.take(torch.stack([order.flatten() for order in orders]))
+            self.drawn = numbers.view(len(orders), *orders[0].shape, -1).transpose(0, 1)  # (steps, members, batch, 6)
+        drawn = [order.to(part.rows.device) for order, part in zip(orders, self.parts, strict=True)]
         self.rows = torch.stack([part.rows[at] for part, at in zip(self.parts, drawn, strict=True)], 1)
         classes = [part.classes[at] for part, at in zip(self.parts, drawn, strict=True)]
         aims = [own if codes is None else codes[own] for codes, own in zip(self.codes, classes, strict=True)]

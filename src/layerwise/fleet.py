@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from layerwise.batched import BatchNorm, Dropout, adapt
 from layerwise.captured import capture
@@ -212,7 +213,7 @@ class _Stage:
         return [losses.detach(), *gradients, *left.values()]
 
     def _outputs(self, named: State, images: Tensor) -> tuple[Tensor, State]:
-        with members_together():
+        with members_together(), sdpa_kernel(SDPBackend.MATH):  # attention's fast paths cannot be mapped
             outputs = functional_call(self.body, named, (images,))
         return outputs, {f"{name}.{buffer}": new for name, norm in self.norms for buffer, new in norm.left.items()}
 

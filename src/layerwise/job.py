@@ -20,6 +20,7 @@ from layerwise.execute.plan import Plan, Unit, grouped, ordered, plan
 from layerwise.execute.processor import has_bfloat16, room
 from layerwise.execute.widths import Widths
 from layerwise.execute.work import Outcome, Setting
+from layerwise.nets.places import places
 from layerwise.progress import Quiet
 from layerwise.run import PRECISIONS, Run, key
 from layerwise.store import Damaged, Record, Store
@@ -206,6 +207,7 @@ class Job:
             memory=memory,
             disk=disk,
             tasks=tuple(dict.fromkeys(run.task for run in made.runs)),
+            nets=places(run.net for run in made.runs),
         )
         try:
             for outcome in self._outcomes(made, setting):

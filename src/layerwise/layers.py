@@ -5,8 +5,9 @@ that run after it. The order is that of the forward pass, found by running it on
 parameter and every buffer is in exactly one layer.
 """
 
+import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from layerwise.errors import LayersError
+from layerwise.errors import LayersError, unknown
+from layerwise.groups import GRANULARITIES, blocks, group_name, stages, within
 from layerwise.treatment import Treatment
 
 ATTACHED = re.compile(r"Norm|LayerScale|PReLU")  # classes with parameters that belong to the layer before them
@@ -41,15 +43,18 @@ class _Open:
     tensors: list[str] = field(default_factory=list)
 
 
-def layers(net: nn.Module, example: Tensor) -> tuple[Layer, ...]:
+def layers(net: nn.Module, example: Tensor, granularity: str = "layer") -> tuple[Layer, ...]:
     """The ordered partition of a net; `example` is any input (examples, channels, height, width) that it takes.
 
+    At granularity `block` or `stage` (see `layerwise.groups`) it is a coarser one, whose parts are layers joined.
     Raises LayersError, by name, for shared parameters, for modules with weights or buffers that are never called,
     and for dropout modules that several layers share.
     """
+    if granularity not in GRANULARITIES:
+        raise LayersError(unknown("granularity", granularity, GRANULARITIES))
     _refuse_shared(net)
     atoms = dict(_atoms(net))
-    calls = _calls(net, atoms, example)
+    calls, sides = _calls(net, atoms, example)
     _refuse_shared_dropout(atoms, calls)
     opened = _open(net, atoms, list(dict.fromkeys(calls)))
     parameters = dict(net.named_parameters())
@@ -60,7 +65,7 @@ def layers(net: nn.Module, example: Tensor) -> tuple[Layer, ...]:
     if not parameters:
         raise LayersError("the net has no parameters, so it has no layers")
     names = _names(net, opened)
-    return tuple(
+    found = tuple(
         Layer(
             name=name,
             number=number,
@@ -70,14 +75,45 @@ def layers(net: nn.Module, example: Tensor) -> tuple[Layer, ...]:
         )
         for number, (name, layer) in enumerate(zip(names, opened, strict=True), 1)
     )
+    if granularity == "layer":
+        return found
+    its_sides = {name: sides[layer.name] for name, layer in zip(names, opened, strict=True) if layer.name in sides}
+    groups = blocks(net, names) if granularity == "block" else stages(net, names, its_sides)
+    return tuple(_joined([found[k] for k in group], found, number) for number, group in enumerate(groups, 1))
 
 
-def fit(treatment: Treatment, net: str, found: Sequence[Layer]) -> Treatment:
+def _joined(members: Sequence[Layer], found: Sequence[Layer], number: int) -> Layer:
+    """Neighbouring layers as one."""
+    others = [layer.name for layer in found if layer not in members]
+    return Layer(
+        name=group_name([layer.name for layer in members], others),
+        number=number,
+        parameters=tuple(name for layer in members for name in layer.parameters),
+        buffers=tuple(name for layer in members for name in layer.buffers),
+        modules=tuple(name for layer in members for name in layer.modules),
+    )
+
+
+def spread(
+    treatment: Treatment, net: str, coarse: Sequence[Layer], found: Sequence[Layer], granularity: str = "block"
+) -> Treatment:
+    """The treatment over blocks or stages as one over layers: `F2R` over blocks of 3, 3 and 1 layers is `F6R`.
+
+    `coarse` and `found` are partitions of the same net. Raises LayersError, naming the blocks, where it does not fit.
+    """
+    symbols = fit(treatment, net, coarse, granularity).letters()
+    sizes = [sum(layer.parameters[0] in group.parameters for layer in found) for group in coarse]
+    letters = ["".join(symbol * size for symbol, size in zip(stage, sizes, strict=True)) for stage in symbols]
+    return Treatment.parse(" > ".join(letters))
+
+
+def fit(treatment: Treatment, net: str, found: Sequence[Layer], granularity: str = "layer") -> Treatment:
     """The treatment for just these layers, without `*`; raises LayersError, naming them, where it does not fit."""
     if not treatment.fits(len(found)):
         wants = f"at least {treatment.at_least}" if treatment.depth is None else str(treatment.depth)
         names = " ".join(layer.name for layer in found)
-        raise LayersError(f"treatment '{treatment}' is for {wants} layers; net '{net}' has {len(found)}: {names}")
+        what = f"{granularity}s"
+        raise LayersError(f"treatment '{treatment}' is for {wants} {what}; net '{net}' has {len(found)}: {names}")
     return treatment.resolve(len(found))
 
 
@@ -91,42 +127,50 @@ def set_modes(net: nn.Module, found: Sequence[Layer], trained: Sequence[bool], *
     owner = {t: on for layer, on in zip(found, trained, strict=True) for t in layer.parameters + layer.buffers}
     for name, module in net.named_modules():
         own = [owner[tensor] for tensor in _tensors(net, name, recurse=False) if tensor in owner]
-        inside = [on for other, on in mode.items() if _within(other, name) or _within(name, other)]
+        inside = [on for other, on in mode.items() if within(other, name) or within(name, other)]
         module.training = any(own or inside) or (frozen_dropout and _is_dropout(module))
 
 
 @contextmanager
-def in_eval(net: nn.Module) -> Iterator[None]:
-    """The net in eval mode while this lasts, and afterwards each module in its own again."""
+def in_eval(net: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """The net in eval mode (or train mode) while this lasts, and afterwards each module in its own again."""
     modes = {module: module.training for module in net.modules()}
-    net.eval()
+    net.train(training)
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def cut(net: nn.Module, found: Sequence[Layer], n: int) -> tuple[nn.Module, nn.Module]:
     """The net as two: up to layer n with the activations after it, and the rest; `rest(first(x)) == net(x)`.
 
     The halves share the net's parameters. Raises LayersError where more than one tensor crosses, as inside a residual
-    block, or where the net's forward pass cannot be traced.
+    block, or where the net's forward pass cannot be traced, or goes another way in training.
     """
     where = f"after layer {n} '{found[n - 1].name}'"
+    owners = _owners(net, found)
+    tracer = _Tracer({name for layer in found for name in layer.modules} | _one_sided(net, owners, n), _dtype(net))
     try:
-        graph = _Tracer({name for layer in found for name in layer.modules}).trace(net)
+        graph = tracer.trace(net)
+        with in_eval(net, training=not net.training):
+            other = tracer.trace(net)
     except Exception as error:  # tracing runs the user's forward pass: anything may come
         why = str(error).partition("\n")[0]
         raise LayersError(f"the net cannot be cut {where}: its forward pass cannot be traced ({why})") from error
+    if str(graph) != str(other):
+        why = "its forward pass is another in training; use modules such as nn.Dropout in place of functions"
+        raise LayersError(f"the net cannot be cut {where}: {why}")
     nodes = [node for node in graph.nodes if node.op != "output"]
     place = {node: position for position, node in enumerate(graph.nodes)}
-    numbers = [_number(node, net, found) for node in nodes]
+    numbers = [max(_numbers(node, owners), default=None) for node in nodes]
     first = max((i for i, number in enumerate(numbers) if number and number <= n), default=-1) + 1
     last = min((i for i, number in enumerate(numbers) if number and number > n), default=len(nodes))
     for position in range(last, first - 1, -1):
         later = list(graph.nodes)[position:]
         crossing = {value for node in later for value in node.all_input_nodes if place[value] < position}
+        crossing -= _options(graph)
         if len(crossing) == 1:
             return _halves(net, graph, nodes, position, crossing.pop())
     raise LayersError(f"the net cannot be cut {where}: more than one tensor crosses there")
@@ -156,13 +200,28 @@ def _opens(module: nn.Module) -> bool:
     return not ATTACHED.search(type(module).__name__) and any(True for _ in module.parameters())
 
 
-def _calls(net: nn.Module, atoms: dict[str, nn.Module], example: Tensor) -> list[str]:
-    """Names of atoms, and of the modules that hold them, as the forward pass calls them, some more than once."""
+def _calls(
+    net: nn.Module, atoms: dict[str, nn.Module], example: Tensor
+) -> tuple[list[str], dict[str, tuple[int, ...]]]:
+    """Names of atoms, and of the modules that hold them, as the forward pass calls them, some more than once.
+
+    Beside them the height and width of what atoms give that give maps, (examples, channels, height, width).
+    """
     calls: list[str] = []
-    holders = {n: m for n, m in net.named_modules() if not any(_within(n, atom) for atom in atoms)}
+    sides: dict[str, tuple[int, ...]] = {}
+
+    def look(name: str, made: object) -> None:
+        if isinstance(made, Tensor) and made.dim() == 4:
+            sides[name] = tuple(made.shape[2:])
+
+    holders = {n: m for n, m in net.named_modules() if not any(within(n, atom) for atom in atoms)}
     handles = [
         module.register_forward_pre_hook(lambda _module, _args, name=name: calls.append(name))
         for name, module in {**atoms, **holders}.items()
+    ]
+    handles += [
+        module.register_forward_hook(lambda _module, _args, made, name=name: look(name, made))
+        for name, module in atoms.items()
     ]
     try:
         with in_eval(net), torch.no_grad():
@@ -170,14 +229,17 @@ def _calls(net: nn.Module, atoms: dict[str, nn.Module], example: Tensor) -> list
     finally:
         for handle in handles:
             handle.remove()
-    return calls
+    return calls, sides
 
 
 def _open(net: nn.Module, atoms: dict[str, nn.Module], called: Sequence[str]) -> list[_Open]:
-    """The layers, each opened by an atom with weights; what has run or been entered before it waits for the next."""
+    """The layers, each opened by an atom with weights; what has run or been entered before it waits for the next.
+
+    A norm belongs to the layer before it, unless it is nearer to the next, as where a block begins with it.
+    """
     opened: list[_Open] = []
     waiting = _Open("")
-    for name in called:
+    for place, name in enumerate(called):
         tensors = _tensors(net, name, recurse=name in atoms)
         if name not in atoms:
             waiting.tensors += tensors  # a container's own tensors go to the first layer inside it
@@ -185,7 +247,9 @@ def _open(net: nn.Module, atoms: dict[str, nn.Module], called: Sequence[str]) ->
         if _opens(atoms[name]):
             opened.append(_Open(name, waiting.modules, waiting.tensors))
             waiting = _Open("")
-        layer = opened[-1] if opened and not waiting.tensors else waiting
+        after = next((other for other in called[place + 1 :] if other in atoms and _opens(atoms[other])), "")
+        waits = bool(waiting.tensors) or bool(opened and tensors and _nearer(name, after, opened[-1].name))
+        layer = opened[-1] if opened and not waits else waiting
         layer.modules.append(name)
         layer.tensors += tensors
     if opened:
@@ -196,9 +260,14 @@ def _open(net: nn.Module, atoms: dict[str, nn.Module], called: Sequence[str]) ->
     return [waiting]
 
 
-def _within(name: str, holder: str) -> bool:
-    """Is the module or tensor of this name that one, or inside it? Everything is inside the net, whose name is ''."""
-    return holder == "" or name == holder or name.startswith(f"{holder}.")
+def _nearer(name: str, one: str, other: str) -> bool:
+    """Does a module share more of the modules around it with one than with the other? With itself it shares all."""
+
+    def shared(with_name: str) -> int:
+        pairs = zip(name.split("."), with_name.split("."), strict=False)
+        return next((k for k, (a, b) in enumerate(pairs) if a != b), name.count(".") + 1)
+
+    return bool(one) and shared(one) > shared(other)
 
 
 def _tensors(net: nn.Module, name: str, *, recurse: bool) -> list[str]:
@@ -216,7 +285,7 @@ def _names(net: nn.Module, opened: list[_Open]) -> list[str]:
         name = layer.name
         while "." in name:
             parent = name.rpartition(".")[0]
-            if any(_within(tensor, parent) and owner[tensor] != k for tensor in owner):
+            if any(within(tensor, parent) and owner[tensor] != k for tensor in owner):
                 break
             name = parent
         names.append(name or type(net).__name__)
@@ -246,30 +315,65 @@ def _refuse_shared_dropout(atoms: dict[str, nn.Module], calls: Sequence[str]) ->
 
 
 def _is_dropout(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.dropout._DropoutNd)
+    """Does the module drop anything? At a rate of 0 it may stand anywhere, as libraries have it."""
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
 
 
 class _Tracer(fx.Tracer):
-    """Traces containers only: the modules that run as one stay whole."""
+    """Traces only the modules that it must: those that run as one stay whole. Images are of the net's own type."""
 
-    def __init__(self, atoms: set[str]) -> None:
+    def __init__(self, whole: set[str], dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.atoms = atoms
+        self.whole, self.dtype = whole, dtype
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        node = obj.node
+        if node.target in {operator.eq, operator.ne} and _is_type_of_images(node.args[0]):
+            return (self.dtype == node.args[1]) == (node.target is operator.eq)
+        return super().to_bool(obj)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.atoms or not any(True for _ in m.children())
+        return module_qualified_name in self.whole or not any(True for _ in m.children())
 
 
-def _number(node: fx.Node, net: nn.Module, found: Sequence[Layer]) -> int | None:
-    """The layer whose weights, buffers or dropout a node uses, if any; activations may be used by several."""
+def _is_type_of_images(node: object) -> bool:
+    """Is it the dtype of what the net was given?"""
+    is_attribute = isinstance(node, fx.Node) and node.target is getattr and node.args[1] == "dtype"
+    return is_attribute and isinstance(images := node.args[0], fx.Node) and images.op == "placeholder"
+
+
+def _dtype(net: nn.Module) -> torch.dtype | None:
+    return next((parameter.dtype for parameter in net.parameters()), None)
+
+
+def _options(graph: fx.Graph) -> set[fx.Node]:
+    """What the forward pass may be given beside the images, and is not: both halves take its default."""
+    return {node for node in graph.nodes if node.op == "placeholder" and node.args}
+
+
+def _owners(net: nn.Module, found: Sequence[Layer]) -> dict[str, int]:
+    """The number of the layer that each tensor and each dropout belongs to; activations may be used by several."""
+    owners = {name: layer.number for layer in found for name in layer.parameters + layer.buffers}
+    dropouts = {name for name, module in net.named_modules() if _is_dropout(module)}
+    return owners | {name: layer.number for layer in found for name in layer.modules if name in dropouts}
+
+
+def _one_sided(net: nn.Module, owners: Mapping[str, int], n: int) -> set[str]:
+    """Modules whose layers are all up to layer n, or all behind it: how they calculate makes no difference to a cut."""
+    sides: dict[str, set[bool]] = {}
+    for name, number in owners.items():
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            sides.setdefault(".".join(parts[:depth]), set()).add(number <= n)
+    return {name for name, _ in net.named_modules() if len(sides.get(name, ())) == 1}
+
+
+def _numbers(node: fx.Node, owners: Mapping[str, int]) -> list[int]:
+    """The layers whose weights, buffers or dropouts a node uses."""
     target = str(node.target)
-    for layer in found:
-        if node.op == "get_attr" and target in layer.parameters + layer.buffers:
-            return layer.number
-        if node.op == "call_module" and target in layer.modules:
-            counts = _is_dropout(net.get_submodule(target)) or bool(_tensors(net, target, recurse=True))
-            return layer.number if counts else None
-    return None
+    if node.op == "get_attr":
+        return [owners[target]] if target in owners else []
+    return [owners[name] for name in owners if within(name, target)] if node.op == "call_module" else []
 
 
 def _halves(
@@ -281,9 +385,10 @@ def _halves(
         copies[node] = head.node_copy(node, copies.__getitem__)
     head.output(copies[crossing])
     copies = {crossing: tail.placeholder("activations")}
+    copies |= {node: tail.node_copy(node) for node in nodes if node in _options(graph)}
     for node in list(graph.nodes)[position:]:
         if node.op == "output":
             tail.output(fx.map_arg(node.args[0], copies.__getitem__))
-        else:
+        elif node not in copies:
             copies[node] = tail.node_copy(node, copies.__getitem__)
     return fx.GraphModule(net, head), fx.GraphModule(net, tail)

@@ -26,6 +26,7 @@ from layerwise.errors import LayerwiseError
 from layerwise.execute import forks
 from layerwise.feed import Feed, feed
 from layerwise.nets import build
+from layerwise.nets.places import places, remember
 from layerwise.progress import Quiet
 from layerwise.randomness import canonical
 from layerwise.result import restore
@@ -124,7 +125,8 @@ def _made(
             yield from ((one, _make(bench, one)) for one in missing)
         return
     with forks.hidden_main(), forks.deaf_to_interrupts():
-        pool = ProcessPoolExecutor(processes, forks.context(), _begin, (store.folder.absolute(), data.absolute()))
+        told = store.folder.absolute(), data.absolute(), places(run.net for one in missing for run in one.runs)
+        pool = ProcessPoolExecutor(processes, forks.context(), _begin, told)
         futures = {pool.submit(_work, one): one for one in missing}
     try:
         for future in as_completed(futures):
@@ -149,9 +151,10 @@ def _one_thread() -> Iterator[None]:
 _bench: Bench  # of a worker process
 
 
-def _begin(store: Path, data: Path) -> None:
+def _begin(store: Path, data: Path, nets: dict[str, Path]) -> None:
     """A worker process begins."""
     global _bench
+    remember(nets)
     torch.set_num_threads(1)
     _bench = Bench(Store(store), load(data))
 

@@ -23,6 +23,7 @@ from layerwise.feed import Feed
 from layerwise.information import mutual_information, unit_activations
 from layerwise.layers import Layer
 from layerwise.nets import build
+from layerwise.norms import behind
 from layerwise.randomness import generator
 from layerwise.run import Run
 from layerwise.saliency import optimal_brain_damage, read_out, taylor
@@ -162,22 +163,22 @@ def keep_frozen(net: nn.Module, chosen: Mapping[str, Chosen], optimiser: torch.o
         optimiser.register_step_post_hook(put_back)
     for name, norm in net.named_modules():
         if isinstance(norm, _BatchNorm) and f"{name}.running_mean" in rows:
-            norm.register_forward_hook(_Normalise(norm, rows[f"{name}.running_mean"]))
+            norm.register_forward_hook(_Normalise(norm, rows[f"{name}.running_mean"], behind(name, norm)))
 
 
 class _Normalise:
     """A hook that gives a batch norm's frozen channels as in eval mode while the others train."""
 
-    def __init__(self, norm: _BatchNorm, frozen: Tensor) -> None:
+    def __init__(self, norm: _BatchNorm, frozen: Tensor, behind: nn.Module) -> None:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         self.mean, self.var = norm.running_mean.clone(), norm.running_var.clone()
-        self.frozen = frozen.to(self.mean.device)
+        self.frozen, self.behind = frozen.to(self.mean.device), behind
 
     def __call__(self, norm: _BatchNorm, given: tuple[Tensor, ...], answer: Tensor) -> Tensor:
         if not norm.training:
             return answer
-        stored = F.batch_norm(given[0], self.mean, self.var, norm.weight, norm.bias, eps=norm.eps)
+        stored = self.behind(F.batch_norm(given[0], self.mean, self.var, norm.weight, norm.bias, eps=norm.eps))
         return torch.where(self.frozen.view(1, -1, *[1] * (answer.dim() - 2)), stored, answer)
 
 

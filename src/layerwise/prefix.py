@@ -1,6 +1,7 @@
 """The leading frozen layers, computed once: what comes out of them is the data of the rest.
 
-Only where that is the same every time: frozen layers run in eval mode, so it is, unless the recipe keeps dropout on.
+Only where that is the same every time: frozen layers run in eval mode, so it is, unless the recipe keeps dropout on or
+varies the images (`augment`).
 Layers are always given the same number of images at once, so that an image's features are the same bits whichever other
 images are computed beside them.
 """
@@ -26,8 +27,8 @@ RECOMPUTED_HELD = 8  # pools without room that are remembered: each holds its im
 
 
 def frozen_depth(run: Run, stage: int) -> int:
-    """How many leading layers the stage neither trains nor disturbs."""
-    if run.recipes[stage].frozen_dropout:
+    """How many leading layers the stage neither trains nor disturbs, and whose input is the same at every pass."""
+    if run.recipes[stage].frozen_dropout or run.recipes[stage].augment:
         return 0
     trained = run.treatment.trained[stage]
     return trained.index(True) if True in trained else len(trained) - 1

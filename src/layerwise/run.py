@@ -13,9 +13,10 @@ from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any
 
+from layerwise.augment import Augmentation
 from layerwise.errors import StudyError
 from layerwise.randomness import canonical
-from layerwise.tasks import LATER, Parts, Task
+from layerwise.tasks import LATER, PARTS_LATER, Parts, Task
 from layerwise.treatment import Treatment
 
 SPEC_VERSION = 2
@@ -43,6 +44,7 @@ class Recipe:
     frozen_dropout: bool = False  # keep dropout on in frozen layers, as Caffe did
     evaluate_every: int = 0  # steps between two points of the learning curve; 0 is the end only
     stop_at: float | None = None  # end the stage once the accuracy on its own training samples reaches this
+    augment: str = ""  # how training images are varied, such as crop:4,flip,jitter:0.2; see layerwise.augment
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -63,6 +65,7 @@ class Recipe:
             raise StudyError(f"a recipe needs steps >= 0, batch_size >= 1 and rate > 0, not {self}")
         if self.nesterov and self.momentum <= 0:
             raise StudyError(f"nesterov needs a momentum above 0, not {self.momentum}")
+        object.__setattr__(self, "augment", Augmentation.parse(self.augment).spell())  # one text for one meaning
 
     @property
     def dtype_name(self) -> str:
@@ -158,6 +161,8 @@ class Run:
 
 
 NAMES = {kind: tuple(field.name for field in fields(kind)) for kind in (Recipe, Task, Parts)}
+ADDED: dict[type, Mapping[str, Any]] = {Recipe: {"augment": ""}, Task: LATER, Parts: PARTS_LATER}
+"""Fields that came after keys were first made: left out at these values, so that older keys stay."""
 
 
 def spec(run: Run) -> dict[str, Any]:
@@ -217,9 +222,9 @@ def _outside(source: Weights | None) -> dict[str, str] | None:
 
 def _plain(value: Recipe | Task | Parts) -> dict[str, Any]:
     """The fields by name, parts within a task too; `asdict` copies every number, and takes far longer."""
+    added = ADDED[type(value)]
     found = {name: getattr(value, name) for name in NAMES[type(value)]}
-    if isinstance(value, Task):
-        found = {name: field for name, field in found.items() if name not in LATER or field != LATER[name]}
+    found = {name: field for name, field in found.items() if name not in added or field != added[name]}
     return {name: _plain(field) if isinstance(field, Parts) else field for name, field in found.items()}
 
 
@@ -229,7 +234,8 @@ def _plain(value: Recipe | Task | Parts) -> dict[str, Any]:
 @lru_cache(maxsize=4096)
 def _task(text: str) -> Task:
     task = json.loads(text)
-    parts = Parts(**{**task["parts"], "held_out": tuple(task["parts"]["held_out"])})
+    listed = {name: tuple(task["parts"][name]) for name in ("held_out", "groups") if name in task["parts"]}
+    parts = Parts(**{**task["parts"], **listed})
     classes = {name: tuple(task[name]) for name in ("classes", "rest") if name in task}
     return Task(**{**task, **classes, "parts": parts})
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int8
 
 from layerwise.errors import DataError, StudyError
+from layerwise.grouping import draw_groups, together
 from layerwise.randomness import canonical, generator, seed
 
 TRAIN, VALIDATION, TEST, UNUSED = range(4)
@@ -26,6 +27,11 @@ class Parts:
     `random` draws `test` images a class; `published` takes the data's own parts; any other name is a column of the data
     (such as `writer`) whose values in `held_out` are the test. From a published or held-out part at most `test` images
     a class are used (0: all of them). Validation images are drawn from the training part, unless published.
+
+    `groups` are columns (a person, a scene, "same pixels") that keep images together: all that share a value of one of
+    them, or are linked so through others, are on one side. Of a published or held-out test part they never move images:
+    what shares a group with a test image is left out of training and validation. A drawn test or validation part has
+    whole groups, until each class has its images; it never takes a class's last group from training.
     """
 
     by: str = "random"
@@ -33,6 +39,10 @@ class Parts:
     held_out: tuple[str, ...] = ()
     validation: int = 0  # images a class
     seed: int = 0
+    groups: tuple[str, ...] = ()  # columns whose values stay on one side
+    share: float = (
+        0.0  # at most this share of a class's images is drawn for test, and of the rest for validation; 0: any
+    )
 
 
 @dataclass(frozen=True)
@@ -75,11 +85,17 @@ class Task:
 
 LATER = {"rest": ()}
 """Fields that came after keys were first made: left out at these values, so that older keys and draws stay."""
+PARTS_LATER = {"groups": (), "share": 0.0}  # the same of parts
 
 
 def described(task: Task) -> dict[str, Any]:
     """The task as plain values, of which keys and seeds are made."""
-    return {name: value for name, value in asdict(task).items() if name not in LATER or value != LATER[name]}
+    parts = _without(asdict(task.parts), PARTS_LATER)
+    return {**_without(asdict(task), LATER), "parts": parts}
+
+
+def _without(values: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
 @dataclass(frozen=True)
@@ -93,25 +109,54 @@ class Examples:
 
 def part(parts: Parts, labels: Int[np.ndarray, " n"], columns: Mapping[str, np.ndarray]) -> Int8[np.ndarray, " n"]:
     """TRAIN, VALIDATION, TEST or UNUSED for every image of a data set."""
-    found = _pools(parts, labels, columns)
+    groups = together(columns, parts.groups, len(labels)) if parts.groups else None
+    found = _pools(parts, labels, columns, groups)
+    if groups is not None:  # published parts may share what they should not
+        for kept, others in ((TEST, (TRAIN, VALIDATION)), (VALIDATION, (TRAIN,))):
+            found[np.isin(groups, groups[found == kept]) & np.isin(found, others)] = UNUSED
     for label in np.unique(labels):
         of_class = np.flatnonzero(labels == label)
         order = generator("part", parts.seed, int(label)).permutation(of_class)
         test = order[found[order] == TEST]
         found[test[parts.test :] if parts.test else test[:0]] = UNUSED
-        if not (found[of_class] == VALIDATION).any():
+        if groups is None and not (found[of_class] == VALIDATION).any():
             train = order[found[order] == TRAIN]
-            found[train[len(train) - min(parts.validation, len(train)) :]] = VALIDATION
+            found[train[len(train) - _drawn(parts, parts.validation, len(train)) :]] = VALIDATION
+    if groups is not None and parts.validation and not (found == VALIDATION).any():
+        chosen = _groups_for(parts, parts.validation, labels, groups, found == TRAIN, "validation")
+        found[chosen & (found == TRAIN)] = VALIDATION
     return found
 
 
-def _pools(parts: Parts, labels: Int[np.ndarray, " n"], columns: Mapping[str, np.ndarray]) -> Int8[np.ndarray, " n"]:
+def _drawn(parts: Parts, wanted: int, there: int) -> int:
+    """How many of a class's images are taken from training: so many, one at least, but never all of them."""
+    most = there - 1 if not parts.share else min(there - 1, max(1, round(parts.share * there)))
+    return max(0, min(wanted, most))
+
+
+def _groups_for(
+    parts: Parts, wanted: int, labels: np.ndarray, groups: np.ndarray, pool: np.ndarray, purpose: str
+) -> np.ndarray:
+    """Images of the groups that a test or validation part is drawn to have: true for each of them."""
+    there = np.bincount(labels[pool], minlength=labels.max() + 1)
+    goals = np.array([_drawn(parts, wanted, int(count)) for count in there])
+    order = generator("groups", purpose, parts.seed).permutation(np.unique(groups[pool]))
+    chosen = draw_groups(labels[pool], groups[pool], goals, order)
+    return np.isin(groups, chosen)
+
+
+def _pools(
+    parts: Parts, labels: Int[np.ndarray, " n"], columns: Mapping[str, np.ndarray], groups: np.ndarray | None
+) -> Int8[np.ndarray, " n"]:
     """Before any limit on how many: which images may train, validate, test."""
     found = np.full(len(labels), TRAIN, np.int8)
+    if parts.by == "random" and groups is not None:
+        found[_groups_for(parts, parts.test, labels, groups, found == TRAIN, "test")] = TEST
+        return found
     if parts.by == "random":
         for label in np.unique(labels):
             order = generator("part", parts.seed, int(label)).permutation(np.flatnonzero(labels == label))
-            found[order[: parts.test]] = TEST
+            found[order[: _drawn(parts, parts.test, len(order)) if parts.share else parts.test]] = TEST
         return found
     column = columns.get("split" if parts.by == "published" else parts.by)
     if column is None:

@@ -15,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from layerwise.augmented import Augmenter
 from layerwise.curve import Point, evaluate, finite, looked_at, newest_accuracy
 from layerwise.dropout import seed_dropout
 from layerwise.feed import Feed, batches, layout
@@ -98,6 +99,7 @@ class _Stage:
         self.optimiser = build_optimiser(dict(net.named_parameters()), found, self.trained, self.recipe)
         keep_frozen(net, chosen, self.optimiser)
         self.order = batches(run, stage, len(self.part.classes))
+        self.augmenter = Augmenter([run], stage, [len(self.part.classes)])
         seed_dropout(net, found, run, stage)
 
     def train(self, observe: Observe) -> list[Point]:
@@ -115,7 +117,10 @@ class _Stage:
     def step(self, step: int) -> None:
         """One update of all that is trained."""
         batch = next(self.order)
-        loss = self.feed.loss(self.rest(self.part.images(batch)), self.part.classes[batch])
+        images = self.part.images(batch)
+        if self.augmenter.is_on:
+            images = self.augmenter.vary(images, self.augmenter.take(batch[None])[0])
+        loss = self.feed.loss(self.rest(images), self.part.classes[batch])
         finite(self.run, [Point(self.before + step, "train", "loss", loss.item())])
         if self.optimiser:
             set_rates(self.optimiser, self.recipe.rate_at(step))

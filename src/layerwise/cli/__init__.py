@@ -10,7 +10,9 @@ from typer.exceptions import TyperException
 
 from layerwise import __version__
 from layerwise.cli import runs
-from layerwise.cli.options import net_names
+from layerwise.cli.adapt import adapt, export, predict
+from layerwise.cli.data import data
+from layerwise.cli.nets import nets
 from layerwise.cli.printing import complain, print_findings, print_table
 from layerwise.cli.probe import print_probed, probe
 from layerwise.cli.study import experiments_of, study
@@ -30,6 +32,11 @@ app = typer.Typer(
 app.add_typer(runs.app, name="runs")
 app.command()(study)
 app.command()(probe)
+app.command()(adapt)
+app.command()(predict)
+app.command()(export)
+app.command()(data)
+app.command()(nets)
 MISTAKEN = 2  # exit code
 
 
@@ -86,32 +93,6 @@ def probes() -> None:
     ]
     print_table(["probe", "quantity", "what it tells", "when it misleads"], rows)
     typer.echo(f"\n--probes quick: {','.join(QUICK)}")
-
-
-@app.command()
-def nets(
-    net: Annotated[str | None, typer.Argument(help="Show the layers of this one.", autocompletion=net_names)] = None,
-) -> None:
-    """List the nets, or the layers of one."""
-    from layerwise.nets import NETS, architecture
-
-    if net is None:
-        print_table(["net", "what it is"], [[name, found.summary] for name, found in NETS.items()])
-        return
-    architecture(net)
-    from layerwise.costs import layer_parameters
-
-    sizes = layer_parameters(net, (1, 32, 32), 20)
-    rows = [[str(number), name, f"{size:,}"] for number, (name, size) in enumerate(sizes.items(), 1)]
-    print_table(["layer", "name", "parameters (20 outputs)"], [*rows, ["", "in all", f"{sum(sizes.values()):,}"]])
-
-
-@app.command()
-def data() -> None:
-    """List the kinds of data and how to name them."""
-    from layerwise.data import READERS
-
-    print_table(["--data", "what it is"], [[reader.form, reader.help] for reader in READERS.values()])
 
 
 def main() -> None:

@@ -24,6 +24,12 @@ PROBE_NAMES = (  # a test holds them to layerwise.probing
     "parc", "sfda", "leep", "nce", "spread", "tsne", "pca",
     "inversion", "decoder", "information", "saliency", "drift", "gradient", "reset",
 )  # fmt: skip
+GROUPS_HELP = (
+    "Keep images of one group on one side of train and test: a column of the data, such as person, or, for folder: and "
+    "csv:, a regular expression for the files' paths, such as '(P[0-9]+)_'."
+)
+DUPLICATES_HELP = "Leave out images that are equal pixel for pixel; of those in train and test, train's."
+AUGMENT_HELP = "Vary training images, each for itself: crop:PIXELS, flip, jitter:SHARE, such as crop:4,flip,jitter:0.2."
 SCALES = {"demo": "minutes", "paper": "the paper's own design"}
 DEVICES = {"auto": "a GPU if there is one", "cpu": "this processor", "cuda": "the GPU"}
 PRECISIONS = {  # a test holds their names to layerwise.run
@@ -53,10 +59,10 @@ def study_names(incomplete: str) -> list[str]:
 
 
 def data_names(incomplete: str) -> list[str]:
-    """Kinds of data whose names begin so, with the colon where a path follows."""
+    """Kinds of data whose names begin so, with the colon where a path or a name must follow."""
     from layerwise.data import READERS
 
-    return among(name + ":" * reader.takes_path for name, reader in READERS.items())(incomplete)
+    return among(name + ":" * (reader.takes_path or name == "hub") for name, reader in READERS.items())(incomplete)
 
 
 def among(names: Iterable[str]) -> Callable[[str], list[str]]:

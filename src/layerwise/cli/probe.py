@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from layerwise.cli.options import STORE, StoreOption, among, data_names, net_names, probe_names, whole
+from layerwise.cli.options import (
+    DUPLICATES_HELP,
+    GROUPS_HELP,
+    STORE,
+    StoreOption,
+    among,
+    data_names,
+    net_names,
+    probe_names,
+    whole,
+)
 from layerwise.cli.printing import complain, print_table
 
 POOLINGS = {  # a test holds their names to layerwise.probes.activations
@@ -85,6 +95,8 @@ def probe(
     skip_unreadable: Annotated[
         bool, _data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
     ] = False,
+    groups: Annotated[str | None, _data(metavar="COLUMN", help=GROUPS_HELP)] = None,
+    drop_duplicates: Annotated[bool, _data("--drop-duplicates", help=DUPLICATES_HELP)] = False,
     hold_out: Annotated[
         str | None, _data(metavar="COLUMN:VALUES", help="Probe on the images with these values, such as writer:40-54.")
     ] = None,
@@ -113,7 +125,8 @@ def probe(
 
         found = api.probe(
             net, data, probes=probes, known=known, pooling=pooling, against=against, examples=examples, classes=classes,
-            resize=resize, grey=grey, skip_unreadable=skip_unreadable, hold_out=hold_out, steps=steps,
+            resize=resize, grey=grey, skip_unreadable=skip_unreadable, groups=groups,
+            drop_duplicates=drop_duplicates, hold_out=hold_out, steps=steps,
             batch_size=batch_size, rate=rate, shots=shots, seed=seed, memory=memory, store=store, out=folder,
             command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip

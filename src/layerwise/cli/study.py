@@ -11,8 +11,11 @@ import typer
 
 from layerwise.cli.options import (
     ADDRESSES,
+    AUGMENT_HELP,
     DEVICES,
+    DUPLICATES_HELP,
     EXECUTORS,
+    GROUPS_HELP,
     PRECISIONS,
     SCALES,
     STORE,
@@ -96,6 +99,8 @@ def study(
     skip_unreadable: Annotated[
         bool, _data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
     ] = False,
+    groups: Annotated[str | None, _data(metavar="COLUMN", help=GROUPS_HELP)] = None,
+    drop_duplicates: Annotated[bool, _data("--drop-duplicates", help=DUPLICATES_HELP)] = False,
     classes: Annotated[
         str | None, _data(metavar="LIST", help="Only these classes, by name or number from 0, such as 0-4,7,cat.")
     ] = None,
@@ -155,6 +160,7 @@ def study(
     channels_last: Annotated[
         bool, _design("--channels-last", help="Have convolutions keep an image's channels together, in the recipe.")
     ] = False,
+    augment: Annotated[str, _design(metavar="TEXT", help=AUGMENT_HELP)] = "",
     store: StoreOption = STORE,
     out: Annotated[
         Path | None, _running(metavar="DIR", help="Where the report goes.  [default: layerwise-out/NAME]")
@@ -203,7 +209,7 @@ def study(
     """
     folder = out or Path("layerwise-out") / name
     for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, _interrupt_once)
+        signal.signal(stop, interrupt_once)
     try:
         if executor == "local":
             forks.context()  # it loads torch while we do
@@ -213,7 +219,8 @@ def study(
             name, data=data, net=net, experiments=experiments, scale=scale,
             seeds=seeds, trials=trials, shots=numbers("--shots", shots),
             steps=steps, source_steps=source_steps, classes=classes, known=known, split=split, hold_out=hold_out,
-            resize=resize, grey=grey, skip_unreadable=skip_unreadable, store=store, out=folder, executor=executor,
+            resize=resize, grey=grey, skip_unreadable=skip_unreadable, groups=groups,
+            drop_duplicates=drop_duplicates, augment=augment, store=store, out=folder, executor=executor,
             address=address, workers=workers, device=device, deterministic=deterministic, precision=precision,
             channels_last=channels_last, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
@@ -228,7 +235,7 @@ def study(
         raise typer.Exit(1)
 
 
-def _interrupt_once(*_signal: object) -> None:
+def interrupt_once(*_signal: object) -> None:
     """Answer Ctrl-C, and no second one: workers are being ended, which takes a moment."""
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)

@@ -19,14 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from layerwise.data import folder, idx, npz
+from layerwise.data import folder, idx, listing, npz, omniglot
+from layerwise.data.copies import checked
 from layerwise.data.dataset import DataSet, intact, load, make, save
+from layerwise.data.groups import column_of, is_pattern
 from layerwise.data.pictures import Options, fit
 from layerwise.errors import DataError, unknown
 
 __all__ = ["READERS", "DataSet", "Options", "Reader", "load", "make", "open_data", "save"]
 
-VERSION = 1  # of the readers: raised whenever one gives other arrays for the same files
+MADE = ("glyphs", "stimuli", "digits")  # as they are on every machine: copies among them are not looked for
+VERSION = 2  # of the readers: raised whenever one gives other arrays for the same files
 
 
 def read_glyphs(argument: str, options: Options) -> DataSet:
@@ -82,6 +85,13 @@ def read_parquet(path: Path, options: Options) -> DataSet:
     return parquet.read(path, options)
 
 
+def read_hub(argument: str, options: Options) -> DataSet:
+    """A data set of the Hugging Face hub, or a folder that its library can load; see `layerwise.data.hub`."""
+    from layerwise.data import hub  # it imports datasets, which takes seconds
+
+    return hub.read(argument, options)
+
+
 @dataclass(frozen=True)
 class Reader:
     """A kind of data: how its locator is written, what it is, and the function that reads it."""
@@ -92,7 +102,12 @@ class Reader:
 
     @property
     def takes_path(self) -> bool:
-        return self.form.endswith((":DIR", ":FILE"))
+        return self.form.endswith((":DIR", ":FILE", ":ZIP"))
+
+    @property
+    def takes_file(self) -> bool:
+        """Must the path be a file?"""
+        return self.form.endswith((":FILE", ":ZIP"))
 
 
 READERS: dict[str, Reader] = {
@@ -103,28 +118,49 @@ READERS: dict[str, Reader] = {
     "npz": Reader("npz:FILE", "arrays images, labels; optionally class_names and columns", npz.read),
     "parquet": Reader("parquet:DIR", "parquet files in the Hugging Face layout: image and label", read_parquet),
     "folder": Reader("folder:DIR", "a folder of pictures per class, or train/ val/ test/ of them", folder.read),
+    "csv": Reader("csv:FILE", "a line per picture: path, label, person, split, ...", listing.read),
+    "omniglot": Reader("omniglot:ZIP", "Omniglot's archive as published; classes alphabet/character", omniglot.read),
+    "hub": Reader("hub:NAME[:SPLIT,...]", "a data set of the Hugging Face hub, downloaded; or a folder", read_hub),
 }
 
 
 def open_data(
-    locator: str, cache: Path, *, resize: int | None = None, grey: bool = False, skip_unreadable: bool = False
+    locator: str,
+    cache: Path,
+    *,
+    resize: int | None = None,
+    grey: bool = False,
+    skip_unreadable: bool = False,
+    drop_duplicates: bool = False,
+    groups: str | None = None,
 ) -> tuple[DataSet, Path]:
     """The data set and the cache folder it lies in, which workers open again with `load`.
 
-    `resize` gives squares of that side, `grey` one channel. Raises DataError for what cannot be read.
+    `resize` gives squares of that side, `grey` one channel. `groups` is a column that the data must have, or a regular
+    expression that makes the column `group` from the paths of files (see `layerwise.data.groups`). Images that are
+    equal are noted and linked by a column (`layerwise.data.copies`), or dropped. Raises DataError for what cannot be
+    read.
     """
     if resize is not None and not 1 <= resize <= 4096:
         raise DataError(f"resize is {resize}; the side of the images in pixels must be from 1 to 4096")
     name, _, argument = locator.partition(":")
     if name not in READERS:
         raise DataError(unknown("data", name, READERS))
-    reader, options = READERS[name], Options(resize, grey, skip_unreadable)
+    pattern = groups if groups and is_pattern(groups) else None
+    if pattern and name not in ("folder", "csv"):
+        raise DataError(f"--groups '{groups}' is for folder: and csv:, whose files have paths; name a column of {name}")
+    reader, options = READERS[name], Options(resize, grey, skip_unreadable, pattern)
     source = existing(argument, name, reader) if reader.takes_path else argument
-    place = cache / request_key(name, source, options)
-    if (cached := intact(place)) is not None:
-        return cached, place
-    save(reader.read(source, options), place)
-    return load(place), place
+    place = cache / request_key(name, source, options, drop_duplicates=drop_duplicates)
+    found = intact(place)
+    if found is None:
+        read = reader.read(source, options)
+        save(read if name in MADE and not drop_duplicates else checked(read, drop=drop_duplicates), place)
+        found = load(place)
+    if groups and column_of(groups) not in found.columns:
+        have = ", ".join(sorted(found.columns)) or "none"
+        raise DataError(f"--groups {groups}: the data have no column '{groups}' (they have: {have})")
+    return found, place
 
 
 def existing(argument: str, name: str, reader: Reader) -> Path:
@@ -138,27 +174,31 @@ def existing(argument: str, name: str, reader: Reader) -> Path:
         raise DataError(f"'{argument}' is no path ({error}); {reader.form} needs an existing one") from error
     if not there:
         raise DataError(f"{path} does not exist; {reader.form} needs an existing path")
-    if reader.form.endswith(":FILE") and not path.is_file():
+    if reader.takes_file and not path.is_file():
         raise DataError(f"{path} is a folder; {reader.form} needs a file")
     if name in ("mnist", "folder") and not path.is_dir():
         raise DataError(f"{path} is a file; {reader.form} needs a folder")
     return path
 
 
-def request_key(name: str, source: str | Path, options: Options) -> str:
+def request_key(name: str, source: str | Path, options: Options, *, drop_duplicates: bool = False) -> str:
     """16 hex that change when the locator, an option, the readers, or a file's path, size or time of change does."""
+    place = Path(source).expanduser() if name == "hub" else source  # a folder, perhaps
+    is_local = isinstance(place, Path) and place.exists()
     request = {
-        "locator": f"{name}:{source.resolve() if isinstance(source, Path) else source}",
-        "options": asdict(options),
+        "locator": f"{name}:{place.resolve() if is_local else source}",  # type: ignore[union-attr]
+        "options": {**asdict(options), "drop_duplicates": drop_duplicates},
         "version": VERSION,
-        "files": sorted(_stamps(source)) if isinstance(source, Path) else [],
+        "files": sorted(_stamps(name, place)) if is_local else [],  # type: ignore[arg-type]
     }
     return hashlib.sha256(json.dumps(request).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Relative path, size and time of change of each file at or below a path; what is hidden is never read."""
-    if path.is_file():
+def _stamps(name: str, path: Path) -> Iterator[tuple[str, int, int]]:
+    """Relative path, size and time of change of each file that is read; what is hidden never is."""
+    if name == "csv":
+        files = list(listing.files(path))
+    elif path.is_file():
         files = [path, path.parent / "classes.csv"]
     else:
         files = [inner / name for inner, names in _walk(path) for name in names]

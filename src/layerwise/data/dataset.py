@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -15,7 +15,22 @@ import numpy as np
 from layerwise.errors import DataError, StoreError
 
 PARTS = ("train", "validation", "test")
-PART_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+COPIES = "same pixels"  # a column that follows from the images: equal for images that are equal pixel for pixel
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was met when pictures were read. It decides nothing, and is no part of the digest."""
+
+    sizes: dict[str, int] = field(default_factory=dict)  # how many were "640x480" (width, height) before any resizing
+    grey: int = 0  # pictures without colour
+    unreadable: tuple[str, ...] = ()  # which were left out, and why
+    names: tuple[str, ...] = ()  # of the images, in their order; not kept in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +47,7 @@ class DataSet:
     class_columns: dict[str, tuple[str, ...]]  # per class: {"kind": ("man-made", "natural", ...)}
     digest: str  # 16 hex of SHA-256 over the contents, see `digest`
     notes: tuple[str, ...] = ()  # what a report must say: "3 unreadable images were skipped"
+    reading: Reading = Reading()
 
 
 def make(
@@ -42,6 +58,7 @@ def make(
     columns: Mapping[str, np.ndarray] | None = None,
     class_columns: Mapping[str, Sequence[str]] | None = None,
     notes: Sequence[str] = (),
+    reading: Reading = Reading(),
 ) -> DataSet:
     """A checked data set with its digest; raises DataError where its arrays do not fit together."""
     labels = np.asarray(labels, np.int64)
@@ -52,7 +69,7 @@ def make(
     _check_classes(name, labels, names, told)
     _check_columns(name, len(images), columns)
     key = digest(images, labels, names, columns, told)
-    return DataSet(name, images, labels, names, columns, told, key, tuple(notes))
+    return DataSet(name, images, labels, names, columns, told, key, tuple(notes), reading)
 
 
 def _check_images(name: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -104,6 +121,7 @@ def digest(
     class_columns: Mapping[str, tuple[str, ...]],
 ) -> str:
     """16 hex of SHA-256 over shapes, pixels, labels, class names and columns; never over paths or names of files."""
+    columns = {key: values for key, values in columns.items() if key != COPIES}
     described = {
         "shape": images.shape,
         "class_names": class_names,
@@ -154,6 +172,9 @@ def _write(dataset: DataSet, folder: Path) -> None:
         "class_columns": dataset.class_columns,
         "digest": dataset.digest,
         "notes": dataset.notes,
+        "sizes": dataset.reading.sizes,
+        "grey": dataset.reading.grey,
+        "unreadable": dataset.reading.unreadable,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
@@ -197,6 +218,7 @@ def load(folder: Path) -> DataSet:
             class_columns={key: tuple(values) for key, values in meta["class_columns"].items()},
             digest=meta["digest"],
             notes=tuple(meta["notes"]),
+            reading=Reading(meta["sizes"], meta["grey"], tuple(meta["unreadable"])),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise DataError(f"the data cache {folder} is damaged or missing ({error}); open the data again") from error

@@ -1,4 +1,8 @@
-"""A folder of class folders of pictures, or of train/, val/ and test/ folders of class folders."""
+"""A folder of class folders of pictures, or of train/, val/ and test/ folders of class folders.
+
+Parts may be spelt training, valid, validation, dev and testing too. Hidden files, and those that desktops leave behind,
+are passed over; whatever else is in a class folder must be a picture.
+"""
 
 import re
 from collections.abc import Iterator
@@ -7,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from layerwise.data.dataset import PART_NAMES, DataSet, make
+from layerwise.data.groups import GROUP, grouped
 from layerwise.data.pictures import Options, Picture, stack
 from layerwise.errors import DataError
 
 NOT_DATA = (".", "__MACOSX", "layerwise-store", "layerwise-out")  # how such folders begin
+LEFT_BEHIND = ("thumbs.db", "ehthumbs.db", "desktop.ini")
 LAYOUT = "folder:DIR needs a folder for each class with its pictures in it, such as DIR/cat/1.jpg"
 
 
@@ -28,11 +34,13 @@ def read(folder: Path, options: Options) -> DataSet:
         raise DataError(f"{folder} has class folders but no files in them; {LAYOUT}")
     if lacking := sorted(set(class_names) - {name for _, _, name in files}, key=natural):
         raise DataError(f"class folder '{lacking[0]}' in {folder} is empty; remove it or put pictures into it")
-    images, kept, notes = stack([Picture(str(file), file) for file, _, _ in files], options)
-    labels = np.array([class_names.index(name) for _, _, name in files], np.int64)[kept]
-    split = np.array([part for _, part, _ in files])[kept]
-    columns = {} if parts[0][0] == "" else {"split": split}
-    return make("folder", images, labels, class_names, columns, notes=notes)
+    made = stack([Picture(str(file), file) for file, _, _ in files], options)
+    labels = np.array([class_names.index(name) for _, _, name in files], np.int64)
+    columns = {"split": np.array([part for _, part, _ in files])} if parts[0][0] else {}
+    if options.groups:
+        columns[GROUP] = grouped(options.groups, [file.relative_to(folder).as_posix() for file, _, _ in files])
+    columns = {key: values[made.kept] for key, values in columns.items()}
+    return make("folder", made.images, labels[made.kept], class_names, columns, notes=made.notes, reading=made.reading)
 
 
 def part_folders(folder: Path) -> list[tuple[str, Path]]:
@@ -70,7 +78,8 @@ def visible_files(folder: Path) -> list[Path]:
     def walk() -> Iterator[Path]:
         for path in folder.rglob("*"):
             relative = path.relative_to(folder)
-            if not any(part.startswith(".") for part in relative.parts) and path.is_file():
+            hidden = any(part.startswith(".") for part in relative.parts) or path.name.lower() in LEFT_BEHIND
+            if not hidden and path.is_file():
                 yield path
 
     return sorted(walk(), key=lambda path: natural(str(path.relative_to(folder))))

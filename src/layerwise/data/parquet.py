@@ -39,9 +39,10 @@ def read(path: Path, options: Options) -> DataSet:
     positions, names = classes(path, label, raw, features(tables[0]).get(label, {}).get("names"))
     names, class_columns = described(path if path.is_dir() else path.parent, names)
     columns = numbers(tables, {image, label}) | split(files, [len(rows) for rows in tables])
-    images, kept, notes = stack(pictures, options)
-    kept_columns = {key: values[kept] for key, values in columns.items()}
-    return make("parquet", images, positions[kept], names, kept_columns, class_columns, notes)
+    made = stack(pictures, options)
+    columns = {key: values[made.kept] for key, values in columns.items()}
+    labels = positions[made.kept]
+    return make("parquet", made.images, labels, names, columns, class_columns, made.notes, made.reading)
 
 
 def parquet_files(path: Path) -> list[Path]:

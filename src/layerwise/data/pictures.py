@@ -5,18 +5,22 @@ Only formats that Pillow decodes by itself are opened: some others (EPS) run an 
 
 import io
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
 
 import numpy as np
+import psutil
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from layerwise.data.dataset import Reading
 from layerwise.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 GREY_MODES = ("1", "L", "LA")
+APPLE = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Options:
     resize: int | None = None  # the side of the square that images become
     grey: bool = False
     skip_unreadable: bool = False
+    groups: str | None = None  # a regular expression for paths of files, see layerwise.data.groups
 
 
 @dataclass(frozen=True)
@@ -36,36 +41,99 @@ class Picture:
     content: Path | bytes | None  # None: a row without an image
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Pictures as one array."""
+
+    images: np.ndarray  # uint8 (readable, channels, height, width)
+    kept: np.ndarray  # int64 (readable,), the positions of the readable pictures
+    notes: tuple[str, ...]
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One picture."""
+
+    pixels: np.ndarray  # uint8 (channels, height, width)
+    size: str  # "640x480", upright, before any resizing
+    is_grey: bool
+
+
+class SizesError(DataError):
+    """Images are of different sizes, and none was asked for; `side` is one that would do."""
+
+    def __init__(self, text: str, side: int) -> None:
+        super().__init__(text)
+        self.side = side
+
+
 class UnreadableError(Exception):
     """A picture cannot be decoded; the text says what it is: "is truncated (...)"."""
 
 
-def stack(pictures: Sequence[Picture], options: Options) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The images in uint8 (readable, channels, height, width), the positions of the readable pictures, and notes.
+def stack(pictures: Sequence[Picture], options: Options) -> Stack:
+    """All readable pictures, what must be said of them, and what was met.
 
-    One channel where all are grey, else three. Raises DataError where one is unreadable, or sizes differ.
+    One channel where all are grey, else three. Raises DataError where one is unreadable, sizes differ, or there is not
+    the memory to hold them.
     """
     images = np.empty((len(pictures), 0, 0, 0), np.uint8)
     kept: list[int] = []
     failures: list[str] = []
+    sizes: Counter[str] = Counter()
+    grey = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about odd metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for position, picture in enumerate(pictures):
             try:
-                pixels = decode(picture.content, options)  # (channels, height, width)
+                found = decoded(picture.content, options)
             except UnreadableError as error:
                 failures.append(f"{picture.name} {error}")
                 continue
+            pixels = found.pixels
+            sizes[found.size] += 1
+            grey += found.is_grey
             if images.shape[2:] != pixels.shape[1:]:
                 if kept:
-                    raise DataError(_different_sizes(pictures, pictures[kept[0]].name, images, picture.name, pixels))
-                images = np.empty((len(pictures), *pixels.shape), np.uint8)
+                    raise _different_sizes(pictures, pictures[kept[0]].name, images, picture.name, pixels)
+                images = _room(len(pictures), pixels)
             elif len(pixels) > images.shape[1]:  # the first in colour: those so far become colour too
                 images = np.repeat(images, 3, axis=1)
             images[len(kept)] = pixels  # grey among colour is repeated over the channels
             kept.append(position)
-    return images[: len(kept)], np.array(kept, np.int64), _notes(failures, len(pictures), options)
+    notes = (*_notes(failures, len(pictures), options), *_made_alike(sizes, grey, len(kept), options))
+    names = tuple(pictures[position].name for position in kept)
+    reading = Reading(dict(sizes.most_common()), grey, tuple(failures), names)
+    return Stack(images[: len(kept)], np.array(kept, np.int64), notes, reading)
+
+
+def _room(examples: int, pixels: np.ndarray) -> np.ndarray:
+    """An array for so many images like this one; DataError where the machine has not the memory."""
+    free, needed = psutil.virtual_memory().available, examples * pixels.nbytes
+    if needed > free:
+        size = f"{pixels.shape[2]}x{pixels.shape[1]}"
+        raise DataError(
+            f"{examples:,} images of {size} take {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; "
+            "pass a smaller --resize, such as --resize 224"
+        )
+    return np.empty((examples, *pixels.shape), np.uint8)
+
+
+def _made_alike(sizes: Counter[str], grey: int, readable: int, options: Options) -> tuple[str, ...]:
+    """What was done to pictures that differ: a user should know of it."""
+    told = []
+    if len(sizes) > 1:
+        most, count = sizes.most_common(1)[0]
+        told.append(
+            f"images of {len(sizes):,} sizes ({most} is the most frequent, {count:,} times) became "
+            f"{options.resize}x{options.resize}: the square in the middle, scaled"
+        )
+    if 0 < grey < readable and not options.grey:
+        are = "image is" if grey == 1 else "images are"
+        told.append(f"{grey:,} grey {are} among {readable - grey:,} in colour; grey becomes three equal channels")
+    return tuple(told)
 
 
 def _notes(failures: list[str], examples: int, options: Options) -> tuple[str, ...]:
@@ -83,17 +151,40 @@ def _notes(failures: list[str], examples: int, options: Options) -> tuple[str, .
 
 def decode(content: Path | bytes | None, options: Options) -> np.ndarray:
     """The pixels of one encoded image, uint8 (channels, height, width), turned upright; raises UnreadableError."""
+    return decoded(content, options).pixels
+
+
+def decoded(content: Path | bytes | None, options: Options) -> Decoded:
+    """One encoded image, turned upright, of an animation the first frame; raises UnreadableError."""
     if content is None or content == b"":
         raise UnreadableError("is empty")
     size = 0
     try:
         size = content.stat().st_size if isinstance(content, Path) else len(content)
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as image:
-            return channels_first(np.asarray(resized(_plain(image, options.grey), options.resize)))
+            plain = _plain(image, options.grey)
+            pixels = channels_first(np.asarray(resized(plain, options.resize)))
+            return Decoded(pixels, f"{plain.width}x{plain.height}", image.mode in GREY_MODES or image.mode[0] in "IF")
     except UnreadableError:
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadableError(_other_kind(content) or _complaint(error, size)) from error
     except Exception as error:  # Pillow's decoders meet damage with many kinds of exception
         raise UnreadableError(_complaint(error, size)) from error
+
+
+def pixels_of(image: Image.Image, options: Options) -> np.ndarray:
+    """The pixels of an opened image, uint8 (channels, height, width), turned upright; raises UnreadableError."""
+    return channels_first(np.asarray(resized(_plain(image, options.grey), options.resize)))
+
+
+def _other_kind(content: Path | bytes) -> str:
+    """What is to be said of a picture from a telephone that is of no kind read here; nothing of others."""
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            content = file.read(12)
+    kind = APPLE.get(content[8:12]) if content[4:8] == b"ftyp" else None
+    return f"is a {kind} picture, which is not read here; save it as JPEG or PNG" if kind else ""
 
 
 def _complaint(error: Exception, size: int) -> str:
@@ -162,12 +253,11 @@ def luma(images: np.ndarray) -> np.ndarray:
 
 def _different_sizes(
     pictures: Sequence[Picture], first: str, images: np.ndarray, other: str, pixels: np.ndarray
-) -> str:
+) -> SizesError:
     a, b = (f"{shape[-1]}x{shape[-2]}" for shape in (images.shape, pixels.shape))
-    return (
-        f"images have different sizes: {first} is {a}, {other} is {b}; "
-        f"--resize {median_low(_shorter_sides(pictures))} makes them alike"
-    )
+    side = median_low(_shorter_sides(pictures))
+    text = f"images have different sizes: {first} is {a}, {other} is {b}; --resize {side} makes them alike"
+    return SizesError(text, side)
 
 
 def _shorter_sides(pictures: Sequence[Picture]) -> list[int]:

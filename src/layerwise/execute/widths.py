@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from layerwise.execute.speeds import kind, speed, widest
+from layerwise.nets.downloads import cache_folder
 from layerwise.run import Run
 
 WORTH = 0.95  # of the time alone: a fleet that does not save a twentieth is left
@@ -85,11 +86,6 @@ def _measured(run: Run, shape: tuple[int, int, int], width: int, device: str) ->
     except Exception:  # a net that cannot be mapped over its members, for whatever reason, is trained by itself
         return False
     return together < WORTH * width * sum(speed(run, stage, shape, 1, device).step for stage in stages)
-
-
-def cache_folder() -> Path:
-    """Where this user's programs keep what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layerwise"
 
 
 def machine() -> str:

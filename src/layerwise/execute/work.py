@@ -18,6 +18,7 @@ from layerwise.execute.processor import give_back_memory, resident, settle
 from layerwise.features import Shelf
 from layerwise.feed import Feed, feeds
 from layerwise.fleet import train_fleet
+from layerwise.nets.places import remember
 from layerwise.nets.weights import net_state
 from layerwise.prefix import Prefix
 from layerwise.result import record, restore, tensors
@@ -45,6 +46,7 @@ class Setting:
     disk: int = 0  # ... and where that is not enough
     common: Path | None = None  # a folder for features that several processes compute together
     tasks: tuple[Task, ...] = ()  # of the whole plan: those of the same classes have one pool of images
+    nets: Mapping[str, Path] = field(default_factory=dict)  # files that make nets, by the nets' names
 
     @property
     def is_reference(self) -> bool:
@@ -81,6 +83,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         settle(deterministic=self.setting.deterministic)
+        remember(self.setting.nets)
         self.store = Store(self.setting.store)
         self.data: dict[str, DataSet] = {}
         self.prefix = self._prefix()

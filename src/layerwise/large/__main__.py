@@ -2,7 +2,7 @@
 
     ORDER.json  {"run": spec of the run, "data": folder of the decoded data set, "source": safetensors file of the
                 source's weights or null, "rewound": of its weights before training or null, "devices": 2,
-                "accelerator": "cpu" or "cuda"}
+                "accelerator": "cpu" or "cuda", "nets": files that make nets by the nets' names, if any}
     OUT         a folder; receives weights.safetensors, initial.safetensors and last result.json (curve, steps,
                 provenance), or failure-RANK.json where something went wrong
 

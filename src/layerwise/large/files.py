@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from layerwise import errors
 from layerwise.curve import Point
+from layerwise.nets.places import places, remember
 from layerwise.run import Run, from_spec, key, spec
 from layerwise.train import Trained
 
@@ -49,6 +50,7 @@ def write_order(folder: Path, order: Order) -> None:
         "rewound": str(folder / "rewound.safetensors") if order.source else None,
         "devices": order.devices,
         "accelerator": order.accelerator,
+        "nets": {name: str(path) for name, path in places([order.run.net]).items()},
     }
     (folder / "order.json").write_text(json.dumps(told, indent=1))
 
@@ -56,6 +58,7 @@ def write_order(folder: Path, order: Order) -> None:
 def read_order(path: Path) -> Order:
     """The order that `write_order` wrote, or somebody by hand; paths are relative to where the program runs."""
     told = json.loads(path.read_text())
+    remember({name: Path(place) for name, place in told.get("nets", {}).items()})
     source = None
     if told["source"]:
         rewound = load_file(told["rewound"]) if told.get("rewound") else {}

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import islice, pairwise, tee
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from layerwise.augmented import Augmenter
 from layerwise.curve import EVALUATION_BATCH, Point, finite, looked_at, newest_accuracy
 from layerwise.data.dataset import DataSet
 from layerwise.feed import batches, layout
@@ -70,9 +71,14 @@ def _train_stage(
     if recipe.evaluates_after(0):
         curve += finite(run, _evaluate(fabric, net, food, recipe, before, 0))
     set_modes(net, found, trained, frozen_dropout=recipe.frozen_dropout)
-    order = islice(batches(run, stage, len(food.parts["train"].rows)), recipe.steps)
+    examples = len(food.parts["train"].rows)
+    order, again = tee(islice(batches(run, stage, examples), recipe.steps))
+    augmenter = Augmenter([run], stage, [examples])
     said = time.monotonic()
-    for step, (images, classes) in enumerate(food.batches("train", map(share.of, order))):
+    shares = zip(food.batches("train", map(share.of, order)), again, strict=True)
+    for step, ((images, classes), batch) in enumerate(shares):
+        if augmenter.is_on:
+            images = augmenter.vary(images, share.of(augmenter.take(batch[None])[0]))
         # The loss is a mean over the whole batch; this is the share's part of it, and the parts are to be summed.
         loss = food.feed.loss(_outputs(fabric, shared, images, recipe), classes) * (share.size / share.batch)
         value = total(loss.detach()).item()

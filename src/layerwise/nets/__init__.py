@@ -1,8 +1,8 @@
-"""Nets by name: the papers' own, as lists of named layers."""
+"""Nets by name: the papers' own, as lists of named layers, and those of other libraries and of the user's files."""
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -11,30 +11,12 @@ from layerwise.errors import LayersError, StudyError, unknown
 from layerwise.nets.alexnet import alexnet8, small8, small8bn
 from layerwise.nets.alexnet40 import alexnet40, alexnet40normal, small40, small40normal
 from layerwise.nets.digits import sharma
+from layerwise.nets.kind import Architecture
 from layerwise.nets.lenet5 import lenet5, lenet5relu
 from layerwise.nets.resnet import resnet20, resnet32
 from layerwise.nets.vgg import vgg19narrow
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """How to build a net, and how it wants its pixels: `(pixel / 255 - mean) / std`, per channel."""
-
-    build: Callable[[int, int, int], nn.Module]  # (channels, size, outputs); LayersError for an input it does not take
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def summary(self) -> str:
-        """The first line of the builder's docstring."""
-        return (self.build.__doc__ or "").strip().partition("\n")[0]
-
-    def pixels(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation for images of so many channels: of grey ones, the means over the net's three."""
-        if channels == 1 < len(self.mean):
-            return (sum(self.mean) / len(self.mean),), (sum(self.std) / len(self.std),)
-        return self.mean, self.std
-
+__all__ = ["FORMS", "NETS", "Architecture", "adopted", "architecture", "build", "draw", "head", "named", "own_size"]
 
 # LeCun et al. 1998, section II.B: background at -0.1 and ink at 1.175 give inputs of mean about 0 and variance about 1.
 INK_MEAN, INK_STD = 0.1 / 1.275, 1 / 1.275
@@ -82,11 +64,52 @@ def adopted(net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Arch
     return Architecture(fresh, tuple(mean), tuple(std))
 
 
+LIBRARIES = ("timm", "torchvision", "transformers")
+FORMS = {
+    "timm:NAME": "a net of timm, such as timm:resnet18",
+    "torchvision:NAME": "a classification net of torchvision, such as torchvision:vgg11",
+    "transformers:NAME": "an image classification net of transformers, such as transformers:vit",
+    "transformers:DIR": "one that was saved: config.json, preprocessor_config.json and model.safetensors if there",
+    "FILE.py:FUNCTION": "your own: a function of the number of outputs, and of channels and size if it names them",
+    "NET@FILE": "any of these with weights: safetensors, or tensors that PyTorch saved",
+    "NET@pretrained": "one of a library with the library's own weights, which it downloads",
+}
+
+
+def named(text: str) -> str:
+    """The name that runs have for the net that a user writes, which is the same unless a file or folder makes the net.
+
+    Where that lies is remembered in this process. Raises StudyError where it cannot be read.
+    """
+    if text in NETS or not _is_outside(text):
+        return text
+    from layerwise.nets import outside
+
+    return outside.named(text)
+
+
 def architecture(name: str) -> Architecture:
-    """The net of this name; raises StudyError with the nearest one where there is none."""
-    if name not in NETS:
+    """The net of this name; raises StudyError with the nearest one where there is none, or where a library is missing.
+
+    Libraries are imported only for their own nets.
+    """
+    if name in NETS:
+        return NETS[name]
+    if not _is_outside(name):
         raise StudyError(unknown("net", name, NETS))
-    return NETS[name]
+    from layerwise.nets import outside
+
+    return outside.found(outside.named(name))
+
+
+def _is_outside(text: str) -> bool:
+    """Is it the name of a net that is not one of ours?"""
+    return ":" in text and (text.partition(":")[0] in LIBRARIES or ".py:" in text)
+
+
+def own_size(name: str) -> int | None:
+    """The side of the images that a net was made for, where it says so: images are resized to it if nothing is said."""
+    return architecture(name).size
 
 
 def build(name: str, shape: tuple[int, int, int], outputs: int, seed: int) -> nn.Module:
@@ -99,6 +122,18 @@ def build(name: str, shape: tuple[int, int, int], outputs: int, seed: int) -> nn
     if height != width:
         raise LayersError(f"net '{name}' takes square images, not {height}x{width}; pass --resize {min(height, width)}")
     return draw(found, shape, outputs, seed)
+
+
+def head(name: str, shape: tuple[int, int, int]) -> dict[str, int]:
+    """The tensors of a net's head, each with the axis of its outputs: what differs between nets of 2 and 3 outputs."""
+    return dict(_head(architecture(name), shape))
+
+
+@lru_cache(maxsize=64)
+def _head(found: Architecture, shape: tuple[int, int, int]) -> tuple[tuple[str, int], ...]:
+    two, three = (draw(found, shape, outputs, seed=0).state_dict() for outputs in (2, 3))
+    axes = ((n, axis) for n, tensor in two.items() for axis, size in enumerate(tensor.shape))
+    return tuple((n, axis) for n, axis in axes if two[n].shape[axis] != three[n].shape[axis])
 
 
 def draw(found: Architecture, shape: tuple[int, int, int], outputs: int, seed: int) -> nn.Module:

@@ -51,6 +51,7 @@ class Asked:
     seed: int = 0
     mean: tuple[float, ...] = ()  # of the pixels from 0 to 1, per channel, for a net of the user's own; none is 0
     std: tuple[float, ...] = ()  # none is 1
+    groups: str | None = None  # a column whose values are on one side: seen in training, or probed
 
     def __post_init__(self) -> None:
         for name in ("examples", "shots", "steps", "batch_size"):
@@ -174,7 +175,7 @@ def fitted(asked: Asked, data: DataSet, *, beside: Asked | None = None) -> Plan:
         raise StudyError(f"--known {asked.known} has class '{strange[0]}', which --classes {asked.classes} leaves out")
     if len(classes) < 2 or len(known) == 1:
         raise StudyError(f"{min(len(classes), len(known) or 2)} class tells nothing apart; name at least 2")
-    request = Request(data, net, known=asked.known, classes=asked.classes, hold_out=asked.hold_out)
+    request = Request(data, net, known=asked.known, classes=asked.classes, hold_out=asked.hold_out, groups=asked.groups)
     parts, notes = _parts(asked, request, trains=any(one.is_trained_here for one in (asked, beside) if one))
     return Plan(asked, data, net, kind, content, classes, known, parts, tuple(notes))
 

@@ -98,8 +98,7 @@ def _source(design: Design, net: str, category: int, seed: int) -> Run:
 
 def _recipe(design: Design, net: str, steps: int, every: int) -> Recipe:
     asked, rate = design.request, RATES.get(net, RATE)
-    how: dict[str, Any] = {"precision": asked.precision, "channels_last": asked.channels_last}
-    return Recipe(steps, BATCH, rate, "adam", evaluate_every=every, **how)
+    return Recipe(steps, BATCH, rate, "adam", evaluate_every=every, **asked.how)
 
 
 def runs(design: Design) -> list[Run]:

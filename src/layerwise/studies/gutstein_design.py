@@ -155,9 +155,8 @@ def _recipe(request: Request, steps: int, **more: Any) -> Recipe:
 
     Rate and batch were chosen on one class split of glyphs, by whether nets learnt their training samples.
     """
-    how: dict[str, Any] = {"precision": request.precision, "channels_last": request.channels_last}
     drops = () if "stop_at" in more else (0.8,)
-    return Recipe(steps, batch_size=20, rate=0.05, momentum=0.9, drops=drops, **how, **more)
+    return Recipe(steps, batch_size=20, rate=0.05, momentum=0.9, drops=drops, **request.how, **more)
 
 
 def _chosen(design: Design) -> dict[int, dict[str, tuple[int, ...]]]:

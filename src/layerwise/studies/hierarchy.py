@@ -140,8 +140,7 @@ def design(request: Request) -> Design:
 
 
 def _recipe(request: Request, steps: int, **more: Any) -> Recipe:
-    how: dict[str, Any] = {"precision": request.precision, "channels_last": request.channels_last}
-    return Recipe(steps, batch_size=50, rate=1e-3, optimiser="adam", drops=(0.8,), **how, **more)
+    return Recipe(steps, batch_size=50, rate=1e-3, optimiser="adam", drops=(0.8,), **request.how, **more)
 
 
 def cells(design: Design) -> Iterator[Cell]:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from layerwise.data.dataset import DataSet
+from layerwise.data.dataset import COPIES, DataSet
 from layerwise.data.folder import natural
 from layerwise.errors import DataError, StudyError, unknown
 from layerwise.randomness import generator
-from layerwise.tasks import TEST, TRAIN, Parts, choose_classes, part, split_classes
+from layerwise.tasks import TEST, TRAIN, UNUSED, Parts, choose_classes, part, split_classes
 
 GROUP_COLUMNS = ("writer", "group")  # columns whose values are kept on one side without being asked
+EVERY = 10**9  # images a class: all there are
 FORMS = "--split is random:SEED or column:NAME"
 
 
@@ -36,6 +37,13 @@ class Request:
     precision: str = "float32"
     channels_last: bool = False
     experiments: str | None = None  # which of the study's, such as levels,partial
+    augment: str = ""  # of all recipes, such as crop:4,flip
+    groups: str | None = None  # a column whose values are kept on one side of train and test
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What it says of every recipe."""
+        return {"precision": self.precision, "channels_last": self.channels_last, "augment": self.augment}
 
     def __post_init__(self) -> None:
         if self.net is not None and "@" in self.net:
@@ -74,21 +82,16 @@ def scaled(request: Request, scales: Mapping[str, Any]) -> Any:
 def fit_parts(request: Request, test: int, largest_shots: int) -> tuple[Parts, list[str]]:
     """How the data's images are parted for about so many test images a class, and what was fitted to do it.
 
-    Published parts are kept; where there is no test part, the validation part is it. A `writer` or `group` column keeps
-    each of its values on one side: the first so many train as the largest training set needs (or three quarters of
-    them), the others test. Else images are drawn, and where a class has few, at most a quarter of them test.
+    Published parts are kept; where there is no test part, the validation part is it. `groups` is a column whose values
+    are drawn for one side or the other. Unasked, a `writer` or `group` column keeps each of its values on one side: the
+    first so many train as the largest training set needs (or three quarters of them), the others test. Else images are
+    drawn, copies of one image together, and where a class has few, at most a quarter of them test.
     """
     data = request.data
-    if request.hold_out is not None:
-        column, values = _held_out(request.hold_out, data)
-        return Parts(column, test, values), [f"test images: {column} {request.hold_out.partition(':')[2]}"]
-    published = set(np.unique(data.columns.get("split", ())).tolist())
-    if "test" in published:
-        return Parts("published", test), [f"test images: at most {test} a class of the data's own test part"]
-    if "validation" in published:
-        note = f"test images: at most {test} a class of the data's validation part; a test part it has not"
-        return Parts("split", test, ("validation",)), [note]
-    for column in GROUP_COLUMNS:
+    groups = _groups(request)
+    if (given := _given_parts(request, test)) is not None:
+        return given
+    for column in () if request.groups else GROUP_COLUMNS:
         if column in data.columns:
             held = _spare_groups(request, column, largest_shots)
             kept = f"{column} {held[0]} to {held[-1]} are tested on, so that every test {column} is unseen"
@@ -98,7 +101,62 @@ def fit_parts(request: Request, test: int, largest_shots: int) -> tuple[Parts, l
     fewest = int(counts[smallest])
     fitted = min(test, max(1, fewest // 4))
     why = f"the smallest class, '{data.class_names[smallest]}', has {fewest} images (leave it out with --classes)"
-    return Parts("random", fitted), [f"test images: {fitted} a class, not {test}: {why}"] * (fitted < test)
+    notes = [f"test images: {fitted} a class, not {test}: {why}"] * (fitted < test)
+    parts = Parts("random", fitted, groups=groups)
+    return parts, [*notes, *_kept_together(request, parts)]
+
+
+def share_out(request: Request, share: float = 0.2, seed: int = 0) -> tuple[Parts, list[str]]:
+    """How all images of a user's own data are parted: none is spared, and every class keeps some to train on.
+
+    Parts that the data have are kept, all of their images. What they lack is drawn: a test part of this share of each
+    class, and a validation part of this share of the rest, each of one image at least; of two images a class has none
+    to validate on, of one none to test on either. Groups and copies are on one side.
+    """
+    if (given := _given_parts(request, 0)) is not None:
+        parts = replace(given[0], validation=EVERY, share=share, seed=seed)
+        return parts, given[1]
+    columns = [column for column in GROUP_COLUMNS if column in request.data.columns and not request.groups]
+    parts = Parts("random", EVERY, (), EVERY, seed, (*columns[:1], *_groups(request)), share)
+    return parts, _kept_together(request, parts)
+
+
+def _given_parts(request: Request, test: int) -> tuple[Parts, list[str]] | None:
+    """The parts that the user or the data say; nothing where a test part is still to be drawn."""
+    data = request.data
+    asked = (request.groups,) if request.groups else ()
+    at_most = f"at most {test} a class of" if test else "all of"
+    if request.hold_out is not None:
+        column, values = _held_out(request.hold_out, data)
+        parts, told = Parts(column, test, values, groups=asked), f"{column} {request.hold_out.partition(':')[2]}"
+    elif "test" in (published := set(np.unique(data.columns.get("split", ())).tolist())):
+        parts, told = Parts("published", test, groups=asked), f"{at_most} the data's own test part"
+    elif "validation" in published:
+        told = f"{at_most} the data's validation part; a test part it has not"
+        parts = Parts("split", test, ("validation",), groups=asked)
+    else:
+        return None
+    return parts, [f"test images: {told}", *(_kept_together(request, parts) if asked else [])]
+
+
+def _groups(request: Request) -> tuple[str, ...]:
+    """The columns that keep images together in parts that are drawn: the one asked for, and that of copies."""
+    return (*([request.groups] if request.groups else []), *([COPIES] if COPIES in request.data.columns else []))
+
+
+def _kept_together(request: Request, parts: Parts) -> list[str]:
+    """What is to be said of groups: how many are tested on, and what had to be left out."""
+    data = request.data
+    where = part(parts, data.labels, data.columns)
+    notes = []
+    for column in parts.groups:
+        if column != COPIES:
+            tested, trained = (len(np.unique(data.columns[column][where == k])) for k in (TEST, TRAIN))
+            notes.append(f"groups: every {column} is on one side; {tested:,} are tested on, {trained:,} are trained on")
+            whole = part(replace(parts, groups=()), data.labels, data.columns)
+            if parts.by != "random" and (out := int(np.sum((whole == TRAIN) & (where == UNUSED)))):
+                notes.append(f"groups: {out:,} training images are left out, whose {column} is among the test images")
+    return notes
 
 
 def available(request: Request, parts: Parts) -> int:

@@ -90,7 +90,7 @@ def _source(design: Design, net: str, task: Task, steps: int) -> Run:
 
 def _recipe(request: Request, steps: int) -> Recipe:
     """The paper does not say how its nets were trained: plain SGD, one rate for all, lowered near the end."""
-    return Recipe(steps, 20, RATE, drops=(0.8,), precision=request.precision, channels_last=request.channels_last)
+    return Recipe(steps, 20, RATE, drops=(0.8,), **request.how)
 
 
 def runs(design: Design) -> list[Run]:

@@ -130,8 +130,8 @@ def _by_kind(request: Request) -> bool:
 def _recipe(request: Request, net: str, scale: Scale, steps: int) -> Recipe:
     """SGD with momentum, weight decay and a rate that falls in steps; Caffe kept dropout on in frozen layers too."""
     return Recipe(
-        steps, scale.batch, scale.rate, momentum=0.9, weight_decay=5e-4, drops=scale.drops, precision=request.precision,
-        channels_last=request.channels_last, frozen_dropout=net == "alexnet8",
+        steps, scale.batch, scale.rate, momentum=0.9, weight_decay=5e-4, drops=scale.drops,
+        frozen_dropout=net == "alexnet8", **request.how,
     )  # fmt: skip
 
 

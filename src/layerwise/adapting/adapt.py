@@ -1,0 +1,227 @@
+"""Carry a treatment out on the user's images, and write the folder of the adapted net."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from layerwise import __version__
+from layerwise.adapting import described
+from layerwise.adapting.adapted import AdaptedNet, State, known, restored, tensors_of
+from layerwise.adapting.card import card
+from layerwise.adapting.described import MODEL, Described, Learnt, Preprocessing, sha256
+from layerwise.adapting.exporting import check_can_export, exported
+from layerwise.adapting.measured import Measured, measured
+from layerwise.adapting.training import Training
+from layerwise.adapting.wish import Fitted, Wish, fitted, shape_of, task_name
+from layerwise.curve import EVALUATION_BATCH
+from layerwise.data import DataSet, open_data
+from layerwise.data.groups import column_of
+from layerwise.errors import DataError, StudyError
+from layerwise.job import Means, counts
+from layerwise.nets import architecture, own_size
+from layerwise.nets.weights import parse_net, read_weights
+from layerwise.progress import Quiet, Terminal
+from layerwise.run import key
+from layerwise.store import Store
+from layerwise.tasks import examples
+
+VERSIONS_OF = ("torch", "numpy", "pillow", "safetensors")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The folder that is written, and what is in it already."""
+
+    folder: Path
+    task: str  # the name of the task that comes into it
+    before: Described | None  # what the task is added to; null where the folder is made
+
+    @classmethod
+    def of(cls, out: str | Path | None, onto: str | Path | None, task: str | None, data: str) -> "Target":
+        """Checked before anything is trained; raises StoreError where it cannot be written."""
+        if onto is None:
+            folder = Path(out or "layerwise-out/adapt")
+            described.check_free(folder)
+            return cls(folder, task_name(task, data), None)
+        if out is not None:
+            raise StudyError(f"--onto {onto} adds to that folder, and --out {out} makes another; pass one of them")
+        before = described.read(Path(onto))
+        return cls(Path(onto), task_name(task, data, [other.name for other in before.tasks]), before)
+
+    def begun(self, net: str | None) -> tuple[str, bytes | None]:
+        """The name of the net that is trained, and the file of weights that it begins with."""
+        if self.before is not None:
+            known(self.before.net, net, self.folder)
+            return self.before.net, described.content(self.folder, self.before, MODEL)
+        if net is None:
+            raise StudyError("the net is missing; write: layerwise adapt NET DATA")
+        name, path = parse_net(net)
+        return name, read_weights(path) if path else None
+
+    def options(self, name: str, resize: int | None, *, grey: bool) -> tuple[int | None, bool]:
+        """How images are made alike: over a trunk, as they were for it; else as asked, or as the net wants them."""
+        if self.before is None:
+            return resize or own_size(name), grey
+        made = self.before.preprocessing
+        if (resize is not None and resize != made.resize) or grey > made.grey:
+            raise StudyError(
+                f"--onto {self.folder}: images are made as they were for its trunk; leave out --resize and --grey"
+            )
+        return made.resize, made.grey
+
+    def check(self, data: DataSet) -> None:
+        """Raise DataError where these images are not such as the trunk takes."""
+        if self.before is None or shape_of(data) == self.before.preprocessing.shape:
+            return
+        there, here = ("x".join(map(str, shape)) for shape in (self.before.preprocessing.shape, shape_of(data)))
+        what = f"the images are {here} (channels, height, width), and the trunk in {self.folder} takes {there}"
+        raise DataError(f"{what}; adapt a net of its own to them, without --onto")
+
+
+def adapt(
+    net: str | None,
+    data: str,
+    *,
+    treatment: str | None = None,
+    advice: str | Path | None = None,
+    onto: str | Path | None = None,
+    task: str | None = None,
+    granularity: str = "layer",
+    classes: str | None = None,
+    resize: int | None = None,
+    grey: bool = False,
+    skip_unreadable: bool = False,
+    drop_duplicates: bool = False,
+    groups: str | None = None,
+    hold_out: str | None = None,
+    share: float = 0.2,
+    no_test: bool = False,
+    rates: Sequence[float] | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    augment: str = "",
+    seed: int = 0,
+    onnx: bool = False,
+    store: str | Path = "layerwise-store",
+    out: str | Path | None = None,
+    executor: str = "local",
+    workers: int | None = None,
+    device: str = "auto",
+    deterministic: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+    command: str | None = None,
+) -> AdaptedNet | None:
+    """Train a net as a treatment says on all images of the data but those kept back; see `layerwise adapt --help`.
+
+    >>> net = adapt("resnet20@best.safetensors", "folder:pets", resize=32, out="pets")    # doctest: +SKIP
+    >>> net.predict("photo.jpg")[0]                                                       # doctest: +SKIP
+    ('cat', 0.93)
+
+    The net is written to `out` (by default layerwise-out/adapt), and given as `load_adapted` would. With `onto`, the
+    folder of an adapted net, the data become one task more over its frozen trunk; `net` is None then, or names again
+    the file that makes it. With `dry_run` the plan and its forecast are told, and nothing is trained or given. Raises
+    LayerwiseError where an option, the data, the net or the folder is not usable.
+    """
+    listener = Quiet() if quiet else Terminal()
+    if onnx:
+        check_can_export()
+    target = Target.of(out, onto, task, data)
+    name, content = target.begun(net)
+    resize, grey = target.options(name, resize, grey=grey)
+    shelf, means = Store(Path(store)), Means(executor, workers, device, deterministic)
+    opened, place = open_data(
+        data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable,
+        drop_duplicates=drop_duplicates, groups=groups,
+    )  # fmt: skip
+    target.check(opened)
+    wish = Wish(
+        name, content, treatment, None if advice is None else Path(advice), granularity, classes, hold_out,
+        groups and column_of(groups), share, no_test, None if rates is None else tuple(rates), steps, batch_size,
+        augment, seed, target.before,
+    )  # fmt: skip
+    plan = fitted(wish, opened)
+    for note in (*opened.notes, *plan.notes):
+        listener.say(f"Note: {note}")
+    training = Training(plan, shelf, place, means, listener)
+    if dry_run:
+        training.forecast()
+        return None
+    run, state, tried = training.carried_out()
+    learnt = Learnt(
+        name=target.task,
+        trunk=plan.trunk,
+        classes=plan.class_names,
+        treatment=str(plan.treatment),
+        letters=plan.treatment.expanded,
+        granularity=granularity,
+        recipes=tuple(asdict(recipe) for recipe in run.recipes),
+        tried=tried,
+        seed=seed,
+        run=key(run),
+        data={"name": opened.name, "digest": opened.digest, "images": counts(run.task, opened)},
+        test=None,
+        notes=(*opened.notes, *plan.notes),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command or f"layerwise.adapt({net!r}, {data!r}, ...)",
+    )
+    return written(target, plan, learnt, state, preprocessing(plan, resize, grey=grey), onnx=onnx)
+
+
+def preprocessing(plan: Fitted, resize: int | None, *, grey: bool) -> Preprocessing:
+    """How images are made what the net takes."""
+    mean, std = architecture(plan.wish.net).pixels(plan.shape[0])
+    return Preprocessing(*plan.shape, resize, grey, mean, std)
+
+
+def written(
+    target: Target, plan: Fitted, learnt: Learnt, state: State, wanted: Preprocessing, *, onnx: bool
+) -> AdaptedNet:
+    """Measure the trained net on the test images, write it into its folder, and give it."""
+    wish, own = plan.wish, _own(target, plan, state)
+    empty = Described(wish.net, wish.digest, tuple(layer.name for layer in plan.found), wanted, (), {}, _versions())
+    net = restored(target.before or empty, learnt, state)
+    found = tested(net, plan)
+    learnt = replace(learnt, test=asdict(found) if found else None)
+    net.task = learnt
+    files = {learnt.file: save(own), **({learnt.onnx: exported(net)} if onnx else {})}
+    if target.before is not None:
+        net.described = described.add(target.folder, learnt, files, target.before.files[MODEL], card)
+    else:
+        net.described = empty.adding(learnt, {name: sha256(given) for name, given in files.items()})
+        described.write(target.folder, net.described, files, card(net.described))
+    return net
+
+
+def _own(target: Target, plan: Fitted, state: State) -> State:
+    """The tensors that are stored with this task: all but the trunk's, which must be what they were."""
+    if target.before is None:
+        return state
+    shared = {name for layer in plan.found[: plan.trunk] for name in layer.parameters + layer.buffers}
+    first = tensors_of(target.folder, target.before, MODEL)
+    moved = [name for name in sorted(shared & state.keys()) if not torch.equal(state[name], first[name])]
+    assert not moved, f"frozen tensors have moved: {moved}"  # the trainer's contract
+    return {name: tensor for name, tensor in state.items() if name not in shared}
+
+
+@torch.no_grad()
+def tested(net: AdaptedNet, plan: Fitted) -> Measured | None:
+    """How good the net is on the images kept back; null where there are none."""
+    where = examples(plan.task, plan.data.labels, plan.data.columns, plan.data.class_names).test
+    if len(where) == 0:
+        return None
+    pieces = [where[at : at + EVALUATION_BATCH] for at in range(0, len(where), EVALUATION_BATCH)]
+    chances = torch.cat([net(net.scaled(plan.data.images[piece])).double().softmax(1) for piece in pieces])
+    positions = {label: k for k, label in enumerate(plan.task.classes)}
+    return measured(chances.numpy(), torch.tensor([positions[int(c)] for c in plan.data.labels[where]]).numpy())
+
+
+def _versions() -> dict[str, str]:
+    found = {name: metadata.version(name) for name in VERSIONS_OF}
+    return {"layerwise": __version__, "python": platform.python_version(), **found}

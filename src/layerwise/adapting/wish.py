@@ -1,0 +1,262 @@
+"""What is to be adapted, fitted to the net and the data: the runs that choose a rate, and the one that is kept.
+
+The learning rate is chosen on validation images out of the training part (see `layerwise.adapting.rates`), and with it
+the net is trained anew on training and validation images together. Test images are looked at once, in the end. With
+advice the recipes are the advice's, and nothing is tried.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layerwise.adapting.described import NAME, Described
+from layerwise.adapting.rates import Recipes, recipes, trial
+from layerwise.adapting.spreading import over_layers
+from layerwise.data.dataset import DataSet
+from layerwise.errors import LayersError, StudyError
+from layerwise.job import counts
+from layerwise.layers import Layer, fit, layers
+from layerwise.nets import build, named
+from layerwise.nets.weights import net_state, weights_digest
+from layerwise.run import Recipe, Run, Weights
+from layerwise.start import copy_layer
+from layerwise.studies.request import Request, share_out
+from layerwise.tasks import Parts, Task, choose_classes
+from layerwise.treatment import Treatment
+
+WITH_WEIGHTS, WITHOUT, ONTO = "F*R > T*", "R*", "F*R"  # treatments, where none is given
+USUAL = {
+    WITH_WEIGHTS: "a new head on the frozen layers, then all layers at a tenth of the rate",
+    WITHOUT: "from scratch, since the net has no weights",
+    ONTO: "a new head on the frozen trunk",
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The options that decide what is trained."""
+
+    net: str  # the name of its architecture
+    content: bytes | None  # of the file of its weights
+    treatment: str | None = None
+    advice: Path | None = None
+    granularity: str = "layer"
+    classes: str | None = None
+    hold_out: str | None = None
+    groups: str | None = None  # a column whose values are on one side of train and test
+    share: float = 0.2  # of each class kept back, and of the rest to choose the rate by, where the data have no parts
+    no_test: bool = False
+    rates: tuple[float, ...] | None = None
+    steps: int | None = None  # of each stage
+    batch_size: int | None = None
+    augment: str = ""
+    seed: int = 0
+    onto: Described | None = None
+
+    @cached_property
+    def digest(self) -> str | None:
+        """The SHA-256 of the weights' file."""
+        return weights_digest(self.content) if self.content else None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise StudyError(f"--{name.replace('_', '-')} {value} is not possible; the least is 1")
+        if not 0 < self.share < 1:
+            raise StudyError(f"--share {self.share} is not between 0 and 1; for no test images pass --no-test")
+        if self.rates is not None and not (self.rates and all(0 < rate < float("inf") for rate in self.rates)):
+            raise StudyError(f"--rates {','.join(map(str, self.rates))} is not possible; name numbers above 0")
+        if self.treatment and self.advice:
+            raise StudyError("--treatment and --advice both say what to do with the layers; pass one of them")
+        if self.advice and (self.rates or self.steps or self.batch_size or self.augment):
+            raise StudyError("--advice brings its own recipe; pass rates, steps and the like with --treatment instead")
+        if self.no_test and self.hold_out:
+            raise StudyError(f"--hold-out {self.hold_out} keeps images back and --no-test keeps none; pass one of them")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A wish fitted to the data."""
+
+    wish: Wish
+    data: DataSet
+    task: Task  # of the net that is kept
+    trial: Task | None  # of the trials; null where nothing is tried
+    treatment: Treatment  # over layers, without `*`
+    found: tuple[Layer, ...]
+    trunk: int  # leading layers shared with the tasks before
+    choices: tuple[Recipes, ...]  # recipes to choose from; one where nothing is tried
+    notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images."""
+        return shape_of(self.data)
+
+    @cached_property
+    def source(self) -> Weights | None:
+        """The weights that the net begins with, where the treatment takes anything of them."""
+        return Weights(self.wish.digest) if self.wish.digest and self.treatment.needs_source else None
+
+    @cached_property
+    def trials(self) -> tuple[Run, ...]:
+        """The runs that choose the rate."""
+        return tuple(self._run(self.trial, recipes) for recipes in self.choices) if self.trial else ()
+
+    def final(self, recipes: Recipes) -> Run:
+        """The run that is kept."""
+        return self._run(self.task, recipes)
+
+    def _run(self, task: Task, recipes: Recipes) -> Run:
+        return Run(self.wish.net, task, self.treatment, self.source, recipes, self.wish.seed)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the net's outputs."""
+        return tuple(self.data.class_names[label] for label in self.task.classes)
+
+
+def shape_of(data: DataSet) -> tuple[int, int, int]:
+    """(channels, height, width) of its images."""
+    channels, height, width = data.images.shape[1:]
+    return channels, height, width
+
+
+def fitted(wish: Wish, data: DataSet) -> Fitted:
+    """The runs that a wish means on these data; raises LayerwiseError for what does not go together."""
+    told: list[str] = []
+    classes = choose_classes(wish.classes, data.class_names) if wish.classes else range(len(data.class_names))
+    if len(classes) < 2:
+        raise StudyError(f"--classes {wish.classes} names one class, which tells nothing apart; name at least 2")
+    parted = Task(data.digest, tuple(classes), parts=_parts(wish, data, told), seed=wish.seed)
+    task = replace(parted, parts=replace(parted.parts, validation=0))
+    shape = shape_of(data)
+    net = build(wish.net, shape, task.outputs, seed=0)
+    found = layers(net, torch.zeros(1, *shape))
+    treatment, advised = _treatment(wish, data, net, found, told)
+    _check_source(wish, treatment, net.state_dict(), found, shape)
+    trunk = _trunk(wish.onto, treatment) if wish.onto else 0
+    images = counts(task, data)
+    choices = advised or recipes(
+        images["train"], len(treatment.stages), wish.rates, wish.steps, wish.batch_size, wish.augment
+    )
+    compared = None
+    if len(choices) > 1:
+        compared, choices = trial(
+            parted, counts(parted, data)["validation"], choices, told, is_own=images["validation"] > 0
+        )
+    return Fitted(wish, data, task, compared, treatment, found, trunk, choices, tuple(told))
+
+
+def _parts(wish: Wish, data: DataSet, told: list[str]) -> Parts:
+    """Which images are kept back to test on, and which of the others can choose a rate."""
+    request = Request(data, wish.net, classes=wish.classes, hold_out=wish.hold_out, groups=wish.groups)
+    parts, notes = share_out(request, wish.share)
+    if not wish.no_test:
+        seen = ["whether the weights that the net began with were trained on test images is not known here"]
+        told += [*notes, *(seen if wish.content and not wish.onto else [])]
+        return parts
+    told.append("no images are kept back, so nothing will be known of how good the net is on others")
+    return replace(parts, by="random", held_out=(), test=0)
+
+
+def _treatment(
+    wish: Wish, data: DataSet, net: nn.Module, found: Sequence[Layer], told: list[str]
+) -> tuple[Treatment, tuple[Recipes, ...]]:
+    """The treatment over layers, and the recipes where advice brings them."""
+    if wish.advice is not None:
+        text, recipes = _advised(wish.advice, wish.net, data, found, told)
+        return fit(Treatment.parse(text), wish.net, found), (recipes,)
+    text = wish.treatment or (ONTO if wish.onto else WITH_WEIGHTS if wish.content else WITHOUT)
+    if wish.treatment is None:
+        told.append(f"treatment: {text} ({USUAL[text]}), as none was given; `layerwise advise` looks for a better one")
+    example = torch.zeros(1, *shape_of(data))
+    return over_layers(Treatment.parse(text), wish.net, net, example, wish.granularity), ()
+
+
+def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: list[str]) -> tuple[str, Recipes]:
+    """Letters and recipes that `layerwise advise` recommends in this file."""
+    try:
+        advice = json.loads(path.read_text(encoding="utf-8"))
+        recommended = advice["recommended"]
+        letters, recipes = recommended["treatment"], tuple(map(_recipe, recommended["recipes"]))
+        names, about, of_data = list(advice["layers"]), advice["net"], advice["data"]["digest"]
+        accuracy, (low, high) = recommended.get("accuracy"), recommended.get("interval", (0, 0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise StudyError(
+            f"--advice {path} is not what `layerwise advise` writes ({why}); pass its advice.json"
+        ) from error
+    if named(about.partition("@")[0]) != net or names != [layer.name for layer in found]:
+        raise StudyError(f"--advice {path} is about net '{about}' of {len(names)} layers, not '{net}'; name that net")
+    if of_data != data.digest:
+        told.append(f"the advice {path} was given on other images (data {of_data}, not {data.digest})")
+    expected = f"; it expects {accuracy:.1%} of new images right ({low:.1%} to {high:.1%})" if accuracy else ""
+    told.append(f"treatment: {Treatment.parse(letters)}, as {path} recommends{expected}")
+    return letters, recipes
+
+
+def _recipe(values: Mapping[str, Any]) -> Recipe:
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Recipe(**fields)
+
+
+def _check_source(
+    wish: Wish, treatment: Treatment, fresh: Mapping[str, Tensor], found: Sequence[Layer], shape: tuple[int, int, int]
+) -> None:
+    """Raise LayersError where the treatment takes what the weights' file does not have."""
+    if not treatment.needs_source:
+        return
+    if wish.content is None:
+        raise StudyError(
+            f"treatment '{treatment}' copies weights, and net '{wish.net}' comes without any; "
+            f"write {wish.net}@FILE.safetensors, or --treatment 'R*' to train from scratch"
+        )
+    if treatment.needs_rewinding:
+        raise LayersError(
+            f"treatment '{treatment}' rewinds (W), and a file of weights does not say where they began; write T or R"
+        )
+    given = net_state(wish.content, wish.net, shape, wish.net)
+    for layer, letter in zip(found, treatment.letters()[0], strict=True):
+        if letter in {"F", "T", "M"}:
+            copy_layer(dict(fresh), given, layer.parameters, layer)
+
+
+def _trunk(onto: Described, treatment: Treatment) -> int:
+    """How many leading layers the treatment leaves as they are, in every stage."""
+    kept = 0
+    for letters in zip(*treatment.letters(), strict=True):
+        if set(letters) != {"F"}:
+            break
+        kept += 1
+    if kept == 0:
+        raise StudyError(
+            f"treatment '{treatment}' keeps no leading layer frozen, so nothing is shared with "
+            f"'{onto.tasks[0].name}'; begin it with F, such as 'F*R', or adapt without --onto"
+        )
+    return kept
+
+
+def task_name(wanted: str | None, locator: str, taken: Sequence[str] = ()) -> str:
+    """The name of a task: as asked, else after its data, with a number behind it where that is taken.
+
+    >>> task_name(None, "folder:photos/my pets"), task_name(None, "digits", ["digits"])
+    ('my-pets', 'digits-2')
+    """
+    if wanted is not None:
+        if not NAME.fullmatch(wanted):
+            raise StudyError(f"--task '{wanted}' is no name; use letters, digits, - and _, at most 64 of them")
+        if wanted in taken:
+            raise StudyError(f"--task {wanted} is there already ({', '.join(taken)}); pass another name")
+        return wanted
+    kind, _, argument = locator.partition(":")
+    stem = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in Path(argument).stem or kind)
+    stem = stem.strip("-")[:50] or kind
+    number = next(n for n in range(1, len(taken) + 2) if (stem if n == 1 else f"{stem}-{n}") not in taken)
+    return stem if number == 1 else f"{stem}-{number}"

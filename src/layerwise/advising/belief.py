@@ -1,0 +1,168 @@
+"""What is believed of every option after some were tried: a Gaussian process over treatments and learning rates.
+
+The accuracy of an option on a fold is taken to be
+
+    level + prior(option) + g(option) + short(option) + fold + noise
+
+in which `g` is what this net and these data make of the option, alike for options that treat layers alike at like
+rates; `short` is what a training that was cut short lacks, and is left out of what is believed; `fold` is how hard a
+fold is, and the noise is that of so many images. All are Gaussian, so the belief is one linear solution (Rasmussen and
+Williams 2006, equations 2.22 to 2.24).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+
+from layerwise.advising.candidates import Option
+
+# Standard deviations, in accuracy.
+LEVEL = 0.3  # how well this net does on these data at all
+LIKE, OWN = 0.03, 0.01  # of g: what an option shares with those like it, and its own
+SHORT = 0.05
+NOISE = 0.6  # of the binomial variance is an option's own; the rest are images that are hard for all: the fold's
+FAR = 0.5  # root of the share of layers treated otherwise over which options stop being alike
+DECADE = 0.5  # powers of ten of the learning rate over which they do
+
+Options = Float[np.ndarray, " options"]
+Square = Float[np.ndarray, "options options"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an option is tried: by its position, on which fold, with what share of the steps."""
+
+    option: int
+    fold: str
+    share: float
+    examples: int  # in the fold
+
+
+@dataclass(frozen=True)
+class Trial(Place):
+    """An option tried on a fold, and the accuracy there."""
+
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Belief:
+    """Mean and covariance of every option's accuracy, trained with all steps, over folds."""
+
+    mean: Options
+    covariance: Square
+
+    @property
+    def best(self) -> int:
+        """The option that is believed to be the best."""
+        return int(self.mean.argmax())
+
+    def chances(self, draw: np.random.Generator, draws: int = 4000) -> Options:
+        """The probability of each option to be the best."""
+        jitter = 1e-10 * np.eye(len(self.mean))
+        some = draw.multivariate_normal(self.mean, self.covariance + jitter, draws, method="cholesky")
+        return np.bincount(some.argmax(1), minlength=len(self.mean)) / draws
+
+    def difference(self, one: int, other: int) -> tuple[float, float]:
+        """Mean and standard deviation of how much better one option is than another."""
+        of = self.covariance
+        variance = of[one, one] + of[other, other] - 2 * of[one, other]
+        return float(self.mean[one] - self.mean[other]), float(np.sqrt(max(0.0, variance)))
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is assumed of these options before any is tried; `prior` is beside the level."""
+
+    options: tuple[Option, ...]
+    prior: Options
+    level: float = 0.5
+
+    def belief(self, trials: Sequence[Trial]) -> Belief:
+        """What is believed after these trials."""
+        mean, whole = self.level + self.prior, self._whole
+        if not trials:
+            return Belief(mean, whole)
+        at = [trial.option for trial in trials]
+        gain = np.linalg.solve(self._of_trials(trials), whole[at]).T  # (options, trials)
+        seen = np.array([trial.accuracy for trial in trials]) - mean[at]
+        covariance = whole - gain @ whole[at]
+        return Belief(mean + gain @ seen, (covariance + covariance.T) / 2)
+
+    def foreseen(
+        self, trials: Sequence[Trial], others: Sequence[Place]
+    ) -> tuple[Float[np.ndarray, "options others"], Float[np.ndarray, " others"]]:
+        """After these trials: the covariance of every option with what others would show, and the variance of that."""
+        at = [other.option for other in others]
+        typical = self._typical(trials)
+        covariance = self._whole[:, at]
+        variance = np.diag(self._covariance(others, others, typical)) + NOISE * _binomial(others, typical)
+        if not trials:
+            return covariance, variance
+        between = self._covariance(trials, others, typical)
+        solved = np.linalg.solve(self._of_trials(trials), between)
+        of_options = self._whole[:, [trial.option for trial in trials]]
+        return covariance - of_options @ solved, variance - (between * solved).sum(0)
+
+    def expected(self, trials: Sequence[Trial], other: Place) -> float:
+        """The accuracy that a trial would show if it turned out as expected."""
+        at = [trial.option for trial in trials]
+        seen = np.array([trial.accuracy for trial in trials]) - (self.level + self.prior)[at]
+        shift = (
+            self._covariance([other], trials, self._typical(trials)) @ np.linalg.solve(self._of_trials(trials), seen)
+            if trials
+            else 0.0
+        )
+        return float(self.level + self.prior[other.option] + np.sum(shift))
+
+    @cached_property
+    def _likeness(self) -> Square:
+        return likeness(self.options)
+
+    @cached_property
+    def _whole(self) -> Square:
+        return LIKE**2 * self._likeness + OWN**2 * np.eye(len(self.options)) + LEVEL**2
+
+    def _covariance(
+        self, some: Sequence[Place], others: Sequence[Place], typical: float
+    ) -> Float[np.ndarray, "some others"]:
+        """Of what trials show, their own noise left out."""
+        pairs = np.ix_([one.option for one in some], [one.option for one in others])
+        short = np.outer([one.share < 1 for one in some], [one.share < 1 for one in others])
+        same = np.equal.outer([one.fold for one in some], [one.fold for one in others])
+        hard = (1 - NOISE) * _binomial(others, typical)
+        return np.asarray(self._whole[pairs] + SHORT**2 * self._likeness[pairs] * short + hard * same)
+
+    def _of_trials(self, trials: Sequence[Trial]) -> Float[np.ndarray, "trials trials"]:
+        typical = self._typical(trials)
+        own = np.diag(NOISE * _binomial(trials, typical))
+        return np.asarray(self._covariance(trials, trials, typical) + own)
+
+    def _typical(self, trials: Sequence[Trial]) -> float:
+        """The mean accuracy seen, away from the ends where a share has no variance."""
+        return float(np.clip(np.mean([trial.accuracy for trial in trials]) if trials else self.level, 0.05, 0.95))
+
+
+def _binomial(places: Sequence[Place], typical: float) -> Float[np.ndarray, " places"]:
+    """The variance of the share of so many images that are got right."""
+    return typical * (1 - typical) / np.array([place.examples for place in places])
+
+
+def likeness(found: Sequence[Option]) -> Square:
+    """How alike options are, from 0 to 1: which layers are copied and which trained, in how many stages, how fast."""
+    treated = np.array([_treated(one) for one in found])  # (options, features)
+    apart = ((treated[:, None] - treated) ** 2).mean(2) / FAR**2
+    decades = np.log10([one.rate for one in found])
+    faster = ((decades[:, None] - decades) / DECADE) ** 2
+    return np.asarray(np.exp(-(apart + faster) / 2))
+
+
+def _treated(option: Option) -> list[float]:
+    """Zeros and ones: two for each layer, and half as many for stages and for rates by gradient."""
+    treatment = option.candidate.treatment
+    half = len(treatment.letters()[0]) // 2
+    ways = [option.candidate.stages > 1] * half + [option.candidate.by_gradient] * half
+    return list(map(float, [*treatment.copied[0], *treatment.trained[-1], *ways]))

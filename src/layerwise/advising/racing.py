@@ -1,0 +1,141 @@
+"""The race: options tried on folds of the training set, the budget given to those still in question.
+
+First a linear probe is tried with every rate on every fold, which costs next to nothing and says how well this net does
+on these data at all. Then trials are bought one round after another (see `layerwise.advising.race`), with a quarter of
+the steps or with all of them. Every trial is a run like any other: stored, resumed, trained in fleets.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from layerwise.advising.belief import Belief, Model, Trial
+from layerwise.advising.candidates import RATES, Option, recipes
+from layerwise.advising.cost import flops
+from layerwise.advising.gradient import rates_of, relative_gradients
+from layerwise.advising.race import Possible, next_trials
+from layerwise.advising.rehearsal import Rehearsal
+from layerwise.feed import feed
+from layerwise.layers import layers
+from layerwise.nets import build
+from layerwise.result import restore
+from layerwise.run import Run, Weights, key
+from layerwise.store import Record, Store
+from layerwise.tasks import Task
+
+SHARES = (0.25, 1.0)  # of the steps, with which an option may be tried
+TOGETHER = 6  # trials a round: enough to fill a fleet on each of two cores
+PROBE = "linear probe"
+
+Train = Callable[[Sequence[Run], bool], dict[str, Record]]  # records by key; are weights kept?
+
+
+@dataclass
+class Race:
+    """Options on their way: what was tried, and what it cost."""
+
+    net: str
+    source: Weights
+    rehearsal: Rehearsal
+    options: tuple[Option, ...]
+    prior: Float[np.ndarray, " options"]
+    train: Train
+    store: Store
+    seed: int = 0
+    trials: list[Trial] = field(default_factory=list)
+    spent: float = 0.0  # operations
+
+    @property
+    def examples(self) -> int:
+        """Training images."""
+        return len(self.rehearsal.data.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        channels, height, width = self.rehearsal.data.images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def exhaustive(self) -> float:
+        """Operations of training every option once with all steps: the search that advice is to spare."""
+        return float(sum(self._flops(self.run(option, self.rehearsal.task)) for option in self.options))
+
+    @property
+    def belief(self) -> Belief:
+        """What is believed of every option by now."""
+        return self.model.belief(self.trials)
+
+    @cached_property
+    def model(self) -> Model:
+        """What is assumed of the options; the level, and chance, before any trial."""
+        return Model(self.options, self.prior)
+
+    def go(self, budget: float, told: Callable[["Race"], None] = lambda race: None) -> None:
+        """Race for a share of the exhaustive search's cost; `told` is called after each round."""
+        probes = [k for k, one in enumerate(self.options) if one.candidate.policy == PROBE]
+        self.make([self._possible(k, fold, 1.0) for k in probes for fold in self.rehearsal.folds])
+        told(self)
+        while chosen := next_trials(
+            self.model, self.trials, self.possible, budget * self.exhaustive - self.spent, TOGETHER
+        ):
+            self.make(chosen)
+            told(self)
+
+    @property
+    def possible(self) -> list[Possible]:
+        """Trials that were not made."""
+        made = {(trial.option, trial.fold, trial.share) for trial in self.trials}
+        every = [
+            (k, fold, share) for k in range(len(self.options)) for fold in self.rehearsal.folds for share in SHARES
+        ]
+        return [self._possible(*one) for one in every if one not in made]
+
+    def make(self, chosen: Sequence[Possible]) -> None:
+        """Train what these trials need, and remember what came out."""
+        runs = {one: self._tried(one) for one in chosen}
+        is_probe = all(self.options[one.option].candidate.policy == PROBE for one in chosen)
+        records = self.train(list(runs.values()), is_probe)
+        for one, run in runs.items():
+            accuracy = last(records[key(run)].result["curve"], "accuracy")
+            self.trials.append(Trial(one.option, one.fold, one.share, one.examples, accuracy))
+            self.spent += one.flops
+
+    def run(self, option: Option, task: Task, share: float = 1.0, rates: tuple[float, ...] = ()) -> Run:
+        """The run of an option on a task with this training set, or a part of it."""
+        how = recipes(option, self.examples, rates, share)
+        treatment = option.candidate.treatment
+        source = self.source if treatment.needs_source else None
+        return Run(self.net, task, treatment, source, how, self.seed, draw=1)
+
+    @cached_property
+    def rates(self) -> tuple[float, ...]:
+        """Rates per layer by gradient signal, of the first fold's linear probe; one pass over the images."""
+        task = self.rehearsal.held_out(self.rehearsal.folds[0])
+        middle = next(one for one in self.options if one.candidate.policy == PROBE and one.rate == RATES[1])
+        net = build(self.net, self.shape, task.outputs, 0)
+        net.load_state_dict(restore(self.store, key(self.run(middle, task))).weights)
+        found = layers(net, torch.zeros(1, *self.shape))
+        return rates_of(relative_gradients(net, found, feed(task, self.rehearsal.data, self.net)))
+
+    def _tried(self, one: Possible) -> Run:
+        option = self.options[one.option]
+        rates = self.rates if option.candidate.by_gradient else ()
+        return self.run(option, self.rehearsal.held_out(one.fold), one.share, rates)
+
+    def _possible(self, option: int, fold: str, share: float) -> Possible:
+        cost = self._flops(self.run(self.options[option], self.rehearsal.held_out(fold), share))
+        return Possible(option, fold, share, self.rehearsal.size(fold), cost)
+
+    def _flops(self, run: Run) -> float:
+        return float(flops(run, self.shape, self.examples))
+
+
+def last(curve: Sequence[Sequence[Any]], quantity: str) -> float:
+    """The last value of a quantity on the test part."""
+    return float([value for _, split, what, value in curve if split == "test" and what == quantity][-1])

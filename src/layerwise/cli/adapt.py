@@ -1,0 +1,260 @@
+"""`layerwise adapt`, `predict`, `export`: train a net on the user's images, use it, hand it on."""
+
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from layerwise.cli.options import (
+    AUGMENT_HELP,
+    DEVICES,
+    DUPLICATES_HELP,
+    GROUPS_HELP,
+    STORE,
+    StoreOption,
+    among,
+    data_names,
+    devices,
+    net_names,
+    whole,
+)
+from layerwise.cli.printing import complain, print_table
+from layerwise.cli.study import INTERRUPTED, interrupt_once
+from layerwise.errors import StudyError
+from layerwise.execute import forks
+
+MISTAKEN = 2  # exit code: some images cannot be read
+EXECUTORS = {"local": "a process per core", "serial": "this process alone"}
+
+
+def _data(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Data", **option)
+
+
+def _training(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Training", **option)
+
+
+def _running(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Running", **option)
+
+
+CodeOption = Annotated[
+    str | None,
+    typer.Option("--net", metavar="NET", help="The net, where a file or folder of your own makes it."),
+]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", metavar="NAME", help="Which of the folder's tasks.  [default: the first]")
+]
+
+
+def adapt(
+    net: Annotated[
+        str,
+        typer.Argument(
+            metavar="NET",
+            help="See `layerwise nets`; NET@FILE.safetensors names its weights. With --onto only DATA is given.",
+            autocompletion=net_names,
+        ),
+    ],
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="Images; see `layerwise data`.", autocompletion=data_names)
+    ] = None,
+    treatment: Annotated[
+        str | None,
+        _training(
+            metavar="S",
+            help="What is done with each layer, such as `F*R` or `F6T*R > T*`.  [default: `F*R > T*`; `R*` without "
+            "weights; `F*R` with --onto]",
+        ),
+    ] = None,
+    advice: Annotated[
+        Path | None, _training(metavar="FILE", help="Do as `layerwise advise` recommends in its advice.json.")
+    ] = None,
+    granularity: Annotated[
+        str, _training(metavar="layer|block|stage", help="What a letter of the treatment is for.")
+    ] = "layer",
+    rates: Annotated[
+        str | None,
+        _training(
+            metavar="X,X,...",
+            help="Learning rates, compared on validation images where there are several.  [default: 0.003,0.01,0.03,"
+            "0.1; a later stage has a tenth]",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        _training(metavar="N", parser=whole, help="Steps of each stage.  [default: 40 passes, 200 to 2,000 steps]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, _training(metavar="N", parser=whole, help="Images a step.  [default: 32]")
+    ] = None,
+    augment: Annotated[str, _training(metavar="TEXT", help=AUGMENT_HELP)] = "",
+    onto: Annotated[
+        Path | None,
+        _training(metavar="FOLDER", help="Add DATA as one task more to this adapted net, over its frozen trunk."),
+    ] = None,
+    task: Annotated[
+        str | None, _training(metavar="NAME", help="What the task is called.  [default: after the data]")
+    ] = None,
+    classes: Annotated[
+        str | None, _data(metavar="LIST", help="Only these classes, by name or number from 0, such as 0-4,7,cat.")
+    ] = None,
+    resize: Annotated[int | None, _data(metavar="N", parser=whole, help="Make all images N x N pixels.")] = None,
+    grey: Annotated[bool, _data("--grey", help="Make all images grey.")] = False,
+    skip_unreadable: Annotated[
+        bool, _data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
+    ] = False,
+    hold_out: Annotated[
+        str | None, _data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54.")
+    ] = None,
+    groups: Annotated[str | None, _data(metavar="COLUMN", help=GROUPS_HELP)] = None,
+    drop_duplicates: Annotated[bool, _data("--drop-duplicates", help=DUPLICATES_HELP)] = False,
+    share: Annotated[
+        float,
+        _data(
+            metavar="X",
+            help="Share of each class that is kept back to test on, and of the rest to choose the rate by, where the "
+            "data have no such parts.",
+        ),
+    ] = 0.2,
+    no_test: Annotated[
+        bool, _data("--no-test", help="Keep none back: train on all, and do not know how good the net is.")
+    ] = False,
+    onnx: Annotated[bool, _running("--onnx", help="Write the net as ONNX too.")] = False,
+    seed: Annotated[int | None, _running(metavar="N", parser=whole, help="Of every draw.  [default: 0]")] = None,
+    store: StoreOption = STORE,
+    out: Annotated[
+        Path | None, _running(metavar="DIR", help="Where the adapted net goes.  [default: layerwise-out/adapt]")
+    ] = None,
+    executor: Annotated[
+        str,
+        _running(
+            metavar="|".join(EXECUTORS),
+            autocompletion=among(EXECUTORS),
+            help="; ".join(f"{k}: {v}" for k, v in EXECUTORS.items()),
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None, _running(metavar="K", parser=whole, help="Processes at once.  [default: one per core]")
+    ] = None,
+    device: Annotated[
+        str,
+        _running(
+            metavar="|".join(DEVICES),
+            autocompletion=devices,
+            help="; ".join(f"{k}: {v}" for k, v in DEVICES.items()),
+        ),
+    ] = "auto",
+    deterministic: Annotated[
+        bool, _running("--deterministic", help="Have a GPU give the same bits each time; a CPU always does.")
+    ] = False,
+    dry_run: Annotated[bool, _running("--dry-run", help="Print the plan and its forecast, and stop.")] = False,
+) -> None:
+    """Train a net on your images as a treatment says, and write a folder with the adapted net and its model card.
+
+    Stopped at any moment, the same command does the rest. Then: `layerwise predict FOLDER IMAGE...`.
+    """
+    name, source = (None, net) if onto is not None and data is None else (net, data)
+    if source is None:
+        raise StudyError("DATA is missing; write: layerwise adapt NET DATA, such as folder:DIR (see `layerwise data`)")
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, interrupt_once)
+    try:
+        if executor == "local":
+            forks.context()  # it loads torch while we do
+        from layerwise.adapting.adapt import adapt as carry_out
+
+        found = carry_out(
+            name, source, treatment=treatment, advice=advice, onto=onto, task=task, granularity=granularity,
+            classes=classes, resize=resize, grey=grey, skip_unreadable=skip_unreadable, hold_out=hold_out,
+            groups=groups, drop_duplicates=drop_duplicates, share=share, no_test=no_test, rates=_rates(rates),
+            steps=steps, batch_size=batch_size, augment=augment, seed=seed or 0, onnx=onnx, store=store, out=out,
+            executor=executor, workers=workers, device=device, deterministic=deterministic, dry_run=dry_run,
+            command=shlex.join(["layerwise", *sys.argv[1:]]),
+        )  # fmt: skip
+    except KeyboardInterrupt as interruption:
+        complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")
+        raise typer.Exit(INTERRUPTED) from None
+    if found is not None:
+        _print_adapted(found, onto or out or Path("layerwise-out") / "adapt")
+
+
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `layerwise adapt` has made.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of them.")],
+    task: TaskOption = None,
+    top: Annotated[
+        int | None,
+        typer.Option(metavar="K", parser=whole, help="The K likeliest classes.  [default: 3; with --json all]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+    net: CodeOption = None,
+) -> None:
+    """Print the likeliest classes of pictures, with their probabilities; exit code 2 if some cannot be read."""
+    if top is not None and top < 1:
+        raise StudyError(f"--top {top} is not possible; the least is 1")
+    from layerwise.adapting.predicting import predict as look
+
+    found = look(folder, images, task=task, net=net)
+    if as_json:
+        told = [
+            {"image": one.image, "error": one.error}
+            if one.error
+            else {"image": one.image, "class": one.class_name, "probabilities": dict(one.chances[:top])}
+            for one in found
+        ]
+        typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
+    elif rows := [_row(one, top or 3) for one in found if not one.error]:
+        print_table(["image", "class", "probability", "else"], rows)
+    for one in found:
+        if one.error:
+            complain("Unreadable", f"{one.image} {one.error}")
+    if any(one.error for one in found):
+        raise typer.Exit(MISTAKEN)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `layerwise adapt` has made.")],
+    task: TaskOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where it goes.  [default: into the folder]")] = None,
+    net: CodeOption = None,
+) -> None:
+    """Write an adapted net as ONNX: any number of images in, logits and probabilities out."""
+    from layerwise.adapting.exporting import export as write_onnx
+
+    path = write_onnx(folder, task=task, out=out, net=net)
+    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB): input images; outputs logits, probabilities")
+
+
+def _rates(text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(rate) for rate in text.split(","))
+    except ValueError:
+        raise StudyError(f"--rates '{text}' is not a list of numbers such as 0.003,0.01,0.03") from None
+
+
+def _row(one: Any, top: int) -> list[str]:
+    (name, chance), *others = one.chances[:top]
+    return [one.image, name, f"{chance:.1%}", ", ".join(f"{other} {less:.1%}" for other, less in others)]
+
+
+def _print_adapted(found: Any, folder: Path) -> None:
+    """What became of it, and what to do next."""
+    task = found.task
+    if task.test:
+        low, high = task.test["interval"]
+        typer.echo(
+            f"\n{task.treatment}: {task.test['accuracy']:.1%} of {task.test['examples']:,} test images right "
+            f"(90% interval {low:.1%} to {high:.1%}), balanced {task.test['balanced_accuracy']:.1%}, "
+            f"calibration error {task.test['calibration_error']:.1%}"
+        )
+    else:
+        typer.echo(f"\n{task.treatment}: trained on all images, so its accuracy on others is not known")
+    name = f" --task {task.name}" if len(found.described.tasks) > 1 else ""
+    typer.echo(f"\nAdapted net: {folder} (model card: {folder / 'README.md'})")
+    typer.echo(f"Use it: layerwise predict {folder}{name} IMAGE...")

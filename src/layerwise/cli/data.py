@@ -1,0 +1,52 @@
+"""`layerwise data`: the kinds of data there are, or what is in one data set."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from layerwise.cli.options import DUPLICATES_HELP, GROUPS_HELP, data_names, whole
+from layerwise.cli.printing import print_table
+
+
+def data(
+    locator: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help="Show what is in this data set.", autocompletion=data_names),
+    ] = None,
+    resize: Annotated[int | None, typer.Option(metavar="N", parser=whole, help="Make all images N x N pixels.")] = None,
+    grey: Annotated[bool, typer.Option("--grey", help="Make all images grey.")] = False,
+    groups: Annotated[str | None, typer.Option(metavar="COLUMN", help=GROUPS_HELP)] = None,
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help=DUPLICATES_HELP)] = False,
+) -> None:
+    """List the kinds of data and how to name them, or show what is in a data set before anything is trained on it.
+
+    Images are read as a study reads them, and nothing is kept. Unreadable ones are listed, not an error.
+    """
+    if locator is None:
+        from layerwise.data import READERS
+
+        print_table(["--data", "what it is"], [[reader.form, reader.help] for reader in READERS.values()])
+        return
+    from layerwise.data import open_data
+    from layerwise.data.pictures import SizesError
+    from layerwise.data.summary import summary
+
+    with tempfile.TemporaryDirectory(prefix="layerwise-data-") as folder:
+        cache, how = Path(folder), {"grey": grey, "drop_duplicates": drop_duplicates, "groups": groups}
+        try:
+            found, _ = open_data(locator, cache, resize=resize, skip_unreadable=True, **how)  # type: ignore[arg-type]
+            cure = ""
+        except SizesError as error:
+            found, _ = open_data(locator, cache, resize=error.side, skip_unreadable=True, **how)  # type: ignore[arg-type]
+            cure = f"sizes differ: pass --resize N; shown as by --resize {error.side}"
+        told = summary(found, cure)
+    print_table(["data", locator], [list(line) for line in told.lines])
+    typer.echo("")
+    print_table(told.heads, [list(row) for row in told.classes])
+    for heading, items in (("Notes", told.notes), ("Unreadable", told.unreadable)):
+        if items:
+            typer.echo(f"\n{heading}:")
+            for item in items:
+                typer.echo(f"  {item}")

@@ -1,0 +1,222 @@
+"""What the adviser is made of: candidates, folds, beliefs, the worth of a trial, costs."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from torch import nn
+
+from layerwise.advising.belief import LEVEL, LIKE, OWN, Belief, Model, Trial, likeness
+from layerwise.advising.candidates import RATES, Candidate, Option, candidates, options, recipes, steps_for
+from layerwise.advising.cost import flops
+from layerwise.advising.gradient import rates_of, relative_gradients
+from layerwise.advising.race import Possible, gains_of, next_trials
+from layerwise.advising.rehearsal import FOLD, rehearsal
+from layerwise.data.dataset import DataSet, make
+from layerwise.errors import LayersError
+from layerwise.feed import Feed, Part
+from layerwise.layers import layers
+from layerwise.run import Run, Weights
+from layerwise.tasks import Parts, Task, examples
+from layerwise.treatment import Treatment
+
+DEEP = (1, *(2,) * 9, 1)  # layers of each block of a ResNet-20
+
+
+@pytest.mark.parametrize("groups", [(1, 1), (1,) * 4, (1,) * 8, DEEP])
+def test_every_candidate_is_for_all_layers_has_a_fresh_head_and_is_there_once(groups: tuple[int, ...]) -> None:
+    found = candidates(groups)
+    for one in found:
+        first, *_ = one.treatment.letters()
+        assert len(first) == sum(groups)
+        assert first[-groups[-1] :] == ("R",) * groups[-1]
+    assert len({(one.treatment, one.by_gradient) for one in found}) == len(found)
+    names = [one.name for one in found]
+    assert len(set(names)) == len(names)
+    wanted = {"linear probe", "fine-tune", "LP-FT", "Auto-RGN", "scratch"}
+    assert wanted <= {one.policy for one in found} or groups == (1, 1)
+
+
+def test_candidates_of_a_deep_net_keep_blocks_whole() -> None:
+    """No border between letters lies inside a block of two layers."""
+    starts = set(np.cumsum([0, *DEEP]).tolist())
+    for one in candidates(DEEP):
+        for stage in one.treatment.letters():
+            borders = {k for k, (a, b) in enumerate(pairwise(stage), 1) if a != b}
+            assert borders <= starts
+
+
+def test_a_net_of_one_layer_has_nothing_to_transfer() -> None:
+    with pytest.raises(LayersError, match="a net of one layer has nothing to transfer"):
+        candidates((1,))
+
+
+def test_of_two_stages_each_has_half_of_the_steps() -> None:
+    (one,) = (one for one in candidates((1,) * 4) if one.policy == "LP-FT")
+    first, second = recipes(Option(one, 0.002), 200)
+    assert first.steps + second.steps == steps_for(200)
+    assert (first.rate, second.rate) == (RATES[-1], 0.002)
+
+
+@pytest.fixture
+def grouped(blobs: DataSet) -> DataSet:
+    """The same images, six of a class of each of five hands."""
+    hands = np.arange(len(blobs.labels)) % 5
+    return make("grouped", blobs.images, blobs.labels, blobs.class_names, {"hand": hands})
+
+
+def test_a_rehearsal_has_the_training_images_and_no_others(blobs: DataSet) -> None:
+    task = Task(blobs.digest, (5, 2, 7), 10, parts=Parts("random", 5), seed=3)
+    there = rehearsal(blobs, task)
+    train = examples(task, blobs.labels, blobs.columns, blobs.class_names).train
+    assert np.array_equal(there.data.images, blobs.images[train])
+    assert [there.data.class_names[k] for k in there.data.labels] == [blobs.class_names[k] for k in blobs.labels[train]]
+    assert there.folds == ("0", "1", "2", "3", "4")
+    for fold in there.folds:
+        held = there.held_out(fold)
+        parts = examples(held, there.data.labels, there.data.columns, there.data.class_names)
+        assert np.bincount(there.data.labels[parts.test]).tolist() == [2, 2, 2]
+        assert there.size(fold) == len(parts.test)
+        assert sorted([*parts.train, *parts.test]) == list(range(30))
+
+
+def test_images_of_a_group_are_in_one_fold(grouped: DataSet) -> None:
+    task = Task(grouped.digest, (0, 1, 2, 3), 20, parts=Parts("random", 5))
+    there = rehearsal(grouped, task, groups="hand")
+    train = examples(task, grouped.labels, grouped.columns, grouped.class_names).train
+    folds = there.data.columns[FOLD]
+    for hand in range(5):
+        assert len(set(folds[grouped.columns["hand"][train] == hand].tolist())) == 1
+    assert len(there.folds) == 5
+
+
+def test_a_validation_part_is_the_one_fold(blobs: DataSet) -> None:
+    task = Task(blobs.digest, (0, 1), 10, parts=Parts("random", 5, validation=4))
+    there = rehearsal(blobs, task)
+    assert there.folds == ("0",)
+    assert there.size("0") == 8
+    assert len(there.data.labels) == 28
+
+
+def test_one_image_a_class_cannot_be_folded(blobs: DataSet) -> None:
+    assert rehearsal(blobs, Task(blobs.digest, (0, 1), 1, parts=Parts("random", 5))).folds == ()
+
+
+def one(letters: str, rate: float = 0.01) -> Option:
+    return Option(Candidate(letters, letters, Treatment.parse(letters)), rate)
+
+
+def test_a_belief_after_one_trial_by_hand() -> None:
+    """Of one option: prior variance v, observed with variance s: the mean moves by v / (v + s) of the surprise."""
+    found = (one("FFR"),)
+    model = Model(found, np.array([0.1]))
+    after = model.belief([Trial(0, "0", 1.0, 50, 0.8)])
+    prior = LEVEL**2 + LIKE**2 + OWN**2
+    noise = 0.8 * 0.2 / 50
+    assert after.mean[0] == pytest.approx(0.6 + prior / (prior + noise) * 0.2)
+    assert after.covariance[0, 0] == pytest.approx(prior - prior**2 / (prior + noise))
+
+
+def test_a_trial_tells_of_options_alike_more_than_of_others() -> None:
+    found = (one("FFFR"), one("FFTR"), one("RRRR"))
+    k = likeness(found)
+    assert k[0, 1] > k[0, 2]
+    before = Model(found, np.zeros(3)).belief([Trial(0, "0", 1.0, 1000, 0.5)])
+    after = Model(found, np.zeros(3)).belief([Trial(0, "0", 1.0, 1000, 0.5), Trial(1, "0", 1.0, 1000, 0.6)])
+    assert after.mean[1] > before.mean[1]
+    assert after.mean[1] > after.mean[2]
+
+
+def test_trials_of_one_fold_share_what_is_hard_in_it() -> None:
+    """Two options on one fold: their difference has the options' own noise alone, and not the images'."""
+    found = (one("FFFR"), one("RRRR"))
+    same = Model(found, np.zeros(2)).belief([Trial(0, "0", 1.0, 10, 0.5), Trial(1, "0", 1.0, 10, 0.6)])
+    apart = Model(found, np.zeros(2)).belief([Trial(0, "0", 1.0, 10, 0.5), Trial(1, "1", 1.0, 10, 0.6)])
+    assert same.difference(1, 0)[1] < apart.difference(1, 0)[1]
+
+
+def test_likeness_is_a_covariance() -> None:
+    found = options(candidates(DEEP))
+    assert np.linalg.eigvalsh(likeness(found)).min() > -1e-9
+    assert np.allclose(np.diag(likeness(found)), 1)
+
+
+def test_what_a_trial_would_show_is_what_the_belief_says_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that turns out one deviation above what is expected moves every mean as was foreseen."""
+    monkeypatch.setattr(Model, "_typical", lambda self, trials: 0.6)
+    found = options(candidates((1,) * 8))
+    model = Model(found, np.zeros(len(found)))
+    done = [Trial(0, "0", 1.0, 10, 0.6), Trial(3, "1", 1.0, 10, 0.7), Trial(6, "1", 0.25, 10, 0.5)]
+    other = Possible(5, "1", 1.0, 10, 1.0)
+    covariance, variance = model.foreseen(done, [other])
+    shown = model.expected(done, other) + np.sqrt(variance[0])
+    after = model.belief([*done, Trial(5, "1", 1.0, 10, shown)])
+    assert np.allclose(after.mean, model.belief(done).mean + covariance[:, 0] / np.sqrt(variance[0]), atol=1e-12)
+
+
+def test_the_worth_of_a_trial_of_two_options_by_hand() -> None:
+    """Two options d apart, of which one moves by s: the best gains s phi(d / s) - d Phi(-d / s) on average."""
+    belief = Belief(np.array([0.6, 0.58]), np.eye(2))
+    covariance = np.array([[0.0], [0.03]])  # only the second moves, by 0.03 for one deviation
+    (gain,) = gains_of(belief, covariance, np.array([1.0]))
+    wanted = 0.03 * norm.pdf(0.02 / 0.03) - 0.02 * norm.cdf(-0.02 / 0.03)
+    assert gain == pytest.approx(wanted, rel=0.02)  # of 64 equally likely outcomes
+
+
+def test_trials_keep_within_the_budget_and_stop_where_nothing_can_be_gained() -> None:
+    found = options(candidates((1,) * 4))
+    model = Model(found, np.zeros(len(found)))
+    done = [Trial(0, fold, 1.0, 20, 0.6) for fold in "01"]
+    possible = [Possible(k, fold, 1.0, 20, 3.0) for k in range(len(found)) for fold in "01"]
+    chosen = next_trials(model, done, possible, 10.0, 8)
+    assert len(chosen) == 3
+    assert len(set(chosen)) == 3
+    sure = replace(model, prior=np.where(np.arange(len(found)) == 0, 0.9, 0.0))
+    assert next_trials(sure, done, possible, 10.0, 8) == []
+
+
+def test_of_equal_promise_the_cheaper_trial_is_made() -> None:
+    found = (one("FFFR"), one("RRRR"))
+    model = Model(found, np.zeros(2))
+    dear, cheap = Possible(0, "0", 1.0, 20, 3.0), Possible(0, "1", 1.0, 20, 1.0)
+    assert next_trials(model, [], [dear, cheap], 10.0, 1) == [cheap]
+
+
+def test_frozen_layers_are_paid_for_once() -> None:
+    """LeNet-5's linear probe: all layers but the head once an image, the head's products in every step."""
+    task = Task("d", tuple(range(10)), 5)
+    letters = Treatment.parse("F*R").resolve(6)
+    (option,) = (o for o in options(candidates((1,) * 6)) if o.candidate.policy == "linear probe" and o.rate == 0.01)
+    how = recipes(option, 50)
+    probe = Run("lenet5", task, letters, Weights("0" * 64), how)
+    head = 2 * 120 * 10  # a multiplication and an addition for each weight
+    body = 2 * (28 * 28 * 6 * 25 + 10 * 10 * 16 * 6 * 25 + 120 * 400)  # C1, C3, C5; subsampling is not counted
+    steps = how[0].steps * how[0].batch_size
+    assert flops(probe, (1, 32, 32), 50) == 50 * body + steps * 2 * head  # a step: forward, and the weights' gradient
+
+
+def test_relative_gradients_by_hand() -> None:
+    """y = b a x with a loss of y itself: dy/da = b x, so the ratio is |b x / a|; and dy/db = a x."""
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+            self.first.weight.data.fill_(2.0)
+            self.second.weight.data.fill_(5.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x.flatten(1)))  # type: ignore[no-any-return]
+
+    images = torch.full((4, 1, 1, 1), 3.0)
+    part = Part(images, torch.arange(4), torch.zeros(4, dtype=torch.long))
+    fed = Feed({"train": part}, torch.ones(1, 1), is_bits=True, name="")
+    net = Product()
+    ratios = relative_gradients(net, layers(net, images), fed)
+    error = 2 * (30.0 - 1.0)  # of the squared distance to 1
+    assert ratios == pytest.approx((error * 15 / 2, error * 6 / 5))
+    assert rates_of(ratios) == (1.0, 1.0)
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in net.parameters())
