@@ -40,11 +40,6 @@ class Request:
     augment: str = ""  # of all recipes, such as crop:4,flip
     groups: str | None = None  # a column whose values are kept on one side of train and test
 
-    @property
-    def how(self) -> dict[str, Any]:
-        """What it says of every recipe."""
-        return {"precision": self.precision, "channels_last": self.channels_last, "augment": self.augment}
-
     def __post_init__(self) -> None:
         if self.net is not None and "@" in self.net:
             raise StudyError(
@@ -52,6 +47,11 @@ class Request:
                 f"its targets; pass --net {self.net.partition('@')[0]}, or look at these weights with: "
                 f"layerwise probe {self.net} DATA"
             )
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What it says of every recipe."""
+        return {"precision": self.precision, "channels_last": self.channels_last, "augment": self.augment}
 
 
 def experiments(request: Request, known: Mapping[str, str]) -> tuple[str, ...]:
