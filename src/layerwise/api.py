@@ -109,14 +109,13 @@ def study(
     wanted, looks = module.runs(design), module.measurements(design)
     looked_at = frozenset(key(run) for look in looks for run in look.runs)
     job = Job(wanted, shelf, opened, {opened.digest: place}, means, listener, looked_at)
+    told = command_of(command, asked)
+    if out is not None and not dry_run:
+        prepare(Path(out))
     for note in (*opened.notes, *design.notes):
         listener.say(f"Note: {note}")
-    told = command_of(command, asked)
     if dry_run:
-        plan = contents(job, job.plan(), [*opened.notes, *design.notes], told)
-        return Study(name, frame([]), (), plan)
-    if out is not None:
-        prepare(Path(out))
+        return Study(name, frame([]), (), contents(job, job.plan(), [*opened.notes, *design.notes], told))
     found = _done(name, design, job, looks, told)
     if out is not None:
         found.save(out)

@@ -63,12 +63,12 @@ def write(rows: pd.DataFrame, folder: Path) -> None:
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The rows of a folder that `write` filled, equal to those written."""
-    found = pd.read_parquet(folder / "rows.parquet").reindex(columns=list(COLUMNS)).astype(COLUMNS)
-    if found["cluster"].notna().any():
+    """The rows of a folder that `write` filled, equal to those written; in old ones, seeds are the clusters."""
+    written = pd.read_parquet(folder / "rows.parquet")
+    found = written.reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    if "cluster" in written:
         return found
-    of_old = found["class_name"].where(found["study"] == "grand", found["seed"].astype("string"))
-    return found.assign(cluster=of_old)  # before clusters had a column
+    return found.assign(cluster=found["class_name"].where(found["study"] == "grand", found["seed"].astype("string")))
 
 
 def pick(rows: pd.DataFrame, **wanted: Any) -> pd.DataFrame:

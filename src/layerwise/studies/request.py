@@ -10,7 +10,6 @@ import numpy as np
 from layerwise.data.dataset import COPIES, DataSet
 from layerwise.data.folder import natural
 from layerwise.errors import DataError, StudyError, unknown
-from layerwise.nets.weights import parse_net
 from layerwise.randomness import generator
 from layerwise.tasks import TEST, TRAIN, UNUSED, Parts, choose_classes, part, split_classes
 
@@ -41,18 +40,18 @@ class Request:
     augment: str = ""  # of all recipes, such as crop:4,flip
     groups: str | None = None  # a column whose values are kept on one side of train and test
 
-    @property
-    def how(self) -> dict[str, Any]:
-        """What it says of every recipe."""
-        return {"precision": self.precision, "channels_last": self.channels_last, "augment": self.augment}
-
     def __post_init__(self) -> None:
-        if self.net is not None and parse_net(self.net)[1]:
+        if self.net is not None and "@" in self.net:
             raise StudyError(
                 f"--net {self.net}: a study trains its own sources, as for each seed they must know other classes than "
                 f"its targets; pass --net {self.net.partition('@')[0]}, or look at these weights with: "
                 f"layerwise probe {self.net} DATA"
             )
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What it says of every recipe."""
+        return {"precision": self.precision, "channels_last": self.channels_last, "augment": self.augment}
 
 
 def experiments(request: Request, known: Mapping[str, str]) -> tuple[str, ...]:
