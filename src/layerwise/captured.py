@@ -38,7 +38,7 @@ def _lock_within_process() -> None:
 
     A worker that is ended would leave it behind, and Python would warn of it in the end.
     """
-    if set_lock := getattr(torch.hub.tqdm, "set_lock", None):
+    if set_lock := getattr(getattr(torch.hub, "tqdm", None), "set_lock", None):
         set_lock(RLock())
 
 
