@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from layerwise.plan_file import command_of, contents
 from layerwise.probes.activations import activations
 from layerwise.probes.linear import LinearProbe, linear_probes
 from layerwise.progress import Quiet, Terminal, duration
-from layerwise.run import Run, Weights, key
+from layerwise.run import Recipe, Run, Weights, key
 from layerwise.store import Record, Store
 from layerwise.studies.request import Request, share_out
 from layerwise.tasks import Task, choose_classes
@@ -233,7 +234,7 @@ class Asking:
             treatment=str(option.candidate.treatment),
             letters=option.candidate.treatment.expanded,
             rate=option.rate,
-            recipes=tuple(asdict(recipe) for recipe in recipes(option, race.examples, rates)),
+            recipes=tuple(map(_plain, recipes(option, race.examples, rates))),
             accuracy=min(1.0, max(0.0, accuracy)),
             deviation=deviation,
             chance=chance,
@@ -318,6 +319,11 @@ class Asking:
         kept = frozenset(map(key, runs)) if keep else frozenset()
         folders = {self.rehearsal.data.digest: self.place, self.data.digest: self.store.folder / "data"}
         return Job(runs, self.store, data, folders, self.means, listener, kept)
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """As JSON gives it back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(recipe).items()}
 
 
 def _more(grown: Curve | None, samples: float) -> tuple[Labels, ...]:

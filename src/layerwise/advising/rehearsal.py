@@ -37,12 +37,12 @@ class Rehearsal:
 def rehearsal(data: DataSet, task: Task, groups: str | None = None) -> Rehearsal:
     """The task's training images in folds; `groups` is a column of the data whose values stay in one fold."""
     chosen = examples(task, data.labels, data.columns, data.class_names)
-    positions = np.concatenate([chosen.train, chosen.validation])
+    positions = np.sort(np.concatenate([chosen.train, chosen.validation]))  # the same with other test images
     numbered = np.full(len(data.class_names), -1)
     numbered[list(task.classes)] = np.arange(len(task.classes))
     labels = numbered[data.labels[positions]]
     if len(chosen.validation):
-        fold = np.repeat([1, 0], [len(chosen.train), len(chosen.validation)])
+        fold = np.isin(positions, chosen.train).astype(np.int64)
         folds: tuple[str, ...] = ("0",)
     else:
         fold = _folds(labels, None if groups is None else data.columns[groups][positions], task.seed)

@@ -77,7 +77,7 @@ def advise(
     share: Annotated[
         float, _data(metavar="X", help="Share of each class that is kept back, where the data have no test part.")
     ] = 0.2,
-    seed: Annotated[int, _running(metavar="N", parser=whole, help="Of every draw.")] = 0,
+    seed: Annotated[int | None, _running(metavar="N", parser=whole, help="Of every draw.  [default: 0]")] = None,
     store: StoreOption = STORE,
     out: Annotated[
         Path | None, _running(metavar="DIR", help="Where advice.json goes.  [default: layerwise-out/advise]")
@@ -120,7 +120,7 @@ def advise(
         found = ask(
             net, data, budget=_share(budget), shots=shots, granularity=granularity, classes=classes, resize=resize,
             grey=grey, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
-            hold_out=hold_out, share=share, seed=seed, store=store, out=folder, executor=executor, workers=workers,
+            hold_out=hold_out, share=share, seed=seed or 0, store=store, out=folder, executor=executor, workers=workers,
             device=device, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
     except KeyboardInterrupt as interruption:

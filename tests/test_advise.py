@@ -1,0 +1,202 @@
+"""`layerwise advise`: what it looks at, what it spends, that it repeats itself, and that adapt does as it says."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+import layerwise
+from layerwise import cli
+from layerwise.adapting.adapt import adapt
+from layerwise.advising.advice import Advice, Considered, load_advice
+from layerwise.advising.advise import advise
+from layerwise.advising.candidates import RATES
+from layerwise.advising.labels import curve, sizes
+from layerwise.advising.reasons import reasons
+from layerwise.data.dataset import DataSet
+from layerwise.errors import StudyError
+from layerwise.nets import build
+from layerwise.probes.folds import Accuracy
+from layerwise.probes.linear import LinearProbe
+
+QUICK: dict[str, Any] = {"quiet": True, "executor": "serial", "budget": 0.03}
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small net with weights."""
+    path = tmp_path_factory.mktemp("weights") / "lenet.safetensors"
+    save_file(build("lenet5relu", (1, 32, 32), 10, 7).state_dict(), path)
+    return f"lenet5relu@{path}"
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., str]:
+    """The locator of a data set of so many images a class, the last two of each for testing."""
+
+    def write(data: DataSet, each: int, name: str = "images", tested: int = 0) -> str:
+        rows = np.concatenate([np.flatnonzero(data.labels == k)[:each] for k in range(4)])
+        images = data.images[rows].copy()
+        split = np.where(np.arange(len(rows)) % each < each - 2, "train", "test")
+        images[split == "test"] += np.uint8(tested)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=data.labels[rows], split=split)
+        return f"npz:{tmp_path / name}.npz"
+
+    return write
+
+
+@pytest.fixture
+def found(net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path) -> Advice:
+    advice = advise(net, written(blobs, 12), store=tmp_path / "store", out=tmp_path / "out", **QUICK)
+    assert advice is not None
+    return advice
+
+
+def test_advice_says_what_when_how_sure_and_at_what_cost(found: Advice, tmp_path: Path) -> None:
+    best = found.recommended
+    assert best.accuracy == max(one.accuracy for one in found.considered)
+    assert sum(one.chance for one in found.considered) == pytest.approx(1)
+    low, high = found.interval
+    assert low < best.accuracy < high or high == 1
+    assert {one.rate for one in found.considered} == set(RATES)
+    assert found.cost["spent"] <= 0.03 * found.cost["exhaustive"] * 1.5  # the first linear probes are always made
+    assert best.treatment in found.answer
+    assert [reason.layer for reason in found.reasons] == list(found.layers[:-1])
+    assert load_advice(tmp_path / "out" / "advice.json") == found
+
+
+def test_test_images_are_not_looked_at(
+    net: str, blobs: DataSet, written: Callable[..., str], found: Advice, tmp_path: Path
+) -> None:
+    """With other test images everything but the digest of the data is as it was."""
+    other = advise(net, written(blobs, 12, "other", tested=70), store=tmp_path / "store2", **QUICK)
+    assert other is not None
+    assert other.data["digest"] != found.data["digest"]
+    assert without_place(other) == without_place(found)
+
+
+def without_place(advice: Advice) -> Advice:
+    cost = {k: v for k, v in advice.cost.items() if k != "seconds"}
+    return replace(advice, data={}, provenance={}, cost=cost)
+
+
+def test_the_same_question_has_the_same_answer_and_trains_nothing(
+    net: str, blobs: DataSet, written: Callable[..., str], found: Advice, tmp_path: Path
+) -> None:
+    before = sorted(path.name for path in (tmp_path / "store" / "runs").rglob("spec.json"))
+    again = advise(net, written(blobs, 12), store=tmp_path / "store", **QUICK)
+    assert again is not None
+    assert without_place(again) == without_place(found)
+    assert sorted(path.name for path in (tmp_path / "store" / "runs").rglob("spec.json")) == before
+
+
+def test_adapt_does_what_was_advised(net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path) -> None:
+    where = written(blobs, 12)
+    advice = advise(net, where, store=tmp_path / "store", out=tmp_path / "out", **QUICK)
+    assert advice is not None
+    made = adapt(
+        net, where, advice=tmp_path / "out" / "advice.json", store=tmp_path / "store", out=tmp_path / "net",
+        executor="serial", quiet=True,
+    )  # fmt: skip
+    assert made is not None
+    assert made.task.letters == advice.recommended.letters
+    assert json.loads(json.dumps(made.task.recipes)) == json.loads(json.dumps(advice.recommended.recipes))
+
+
+def test_one_image_a_class_is_told_and_nothing_is_tried(
+    net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loud = {**QUICK, "quiet": False}
+    advice = advise(net, written(blobs, 3), shots=1, store=tmp_path / "store", **loud)
+    assert advice is not None
+    assert "nothing can be tried" in capsys.readouterr().err
+    assert advice.cost["spent"] == 0
+    assert all(one.trials == 0 for one in advice.considered)
+    low, high = advice.interval
+    assert high - low > 0.8  # who knows
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"net": "lenet5relu"}, "net 'lenet5relu' has no weights, so there is nothing to transfer"),
+        ({"budget": 0.0}, "--budget 0 is not possible; it is a share of the exhaustive search, such as 10%"),
+        ({"granularity": "module"}, "unknown granularity 'module'"),
+    ],
+)
+def test_mistakes_are_told(
+    asked: dict[str, Any], told: str, net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path
+) -> None:
+    options = {**QUICK, "store": tmp_path / "store", "net": net, **asked}
+    with pytest.raises(layerwise.errors.LayerwiseError, match=told):
+        advise(options.pop("net"), written(blobs, 12), **options)
+
+
+def test_a_file_that_is_no_advice_is_told(tmp_path: Path) -> None:
+    (tmp_path / "advice.json").write_text("{}")
+    with pytest.raises(StudyError, match="is not what `layerwise advise` writes"):
+        load_advice(tmp_path / "advice.json")
+
+
+def test_the_command_prints_the_advice_and_how_to_carry_it_out(
+    net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    where, out = written(blobs, 12), tmp_path / "out"
+    line = f"advise {net} {where} --budget 3% --executor serial --store {tmp_path / 'store'} --out {out}"
+    monkeypatch.setattr(sys, "argv", ["layerwise", *line.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    told = capsys.readouterr()
+    advice = load_advice(out / "advice.json")
+    assert advice.answer in told.out
+    assert f"layerwise adapt {net} {where} --advice {out / 'advice.json'}" in told.out
+    assert "trying each once would take" in told.err
+
+
+def probe(*folds: float) -> LinearProbe:
+    return LinearProbe(Accuracy(sum(folds) / len(folds), (0.0, 1.0), folds, {}, 50), ())
+
+
+def test_a_layer_is_useful_harmful_redundant_or_unknown() -> None:
+    """Folds' accuracies by hand: up by 0.2 each, down by 0.1 each, hardly moved, here and there, not probed."""
+    probed = [
+        probe(0.5, 0.5, 0.6, 0.5, 0.5),
+        probe(0.7, 0.7, 0.8, 0.7, 0.7),
+        probe(0.6, 0.6, 0.7, 0.6, 0.6),
+        probe(0.6, 0.601, 0.7, 0.599, 0.6),
+        probe(0.4, 0.8, 0.5, 0.9, 0.6),
+        None,
+    ]
+    told = reasons([f"layer{k}" for k in range(6)], probed, chance=0.25)
+    assert [one.verdict for one in told] == ["useful", "useful", "harmful", "redundant", "unknown", "unknown"]
+    assert told[1].gain == pytest.approx(0.2)
+
+
+def test_the_learning_curve_by_hand() -> None:
+    """Accuracies 0.9 - 0.4 / sqrt(s) exactly, in one fold, and 0.9 - 0.6 / sqrt(s) in the other."""
+    samples = sizes(16)
+    assert samples == (4, 8, 16)
+    right = {fold: [0.9 - b / s**0.5 for s in samples] for fold, b in (("0", 0.4), ("1", 0.6))}
+    found = curve(right, samples)
+    assert found.slopes == pytest.approx((0.4, 0.6))
+    gain, interval = found.gain(16, 64)
+    assert gain == pytest.approx(0.5 * (1 / 4 - 1 / 8))
+    assert interval is not None
+    assert interval[0] < gain < interval[1]
+
+
+def test_what_is_as_good_is_of_another_treatment_and_within_a_point(found: Advice) -> None:
+    best = found.recommended
+    close: Considered = replace(best, treatment="T3R", accuracy=best.accuracy - 0.005)
+    far = replace(best, treatment="R4", accuracy=best.accuracy - 0.05)
+    same = replace(best, rate=0.5, accuracy=best.accuracy - 0.001)
+    assert replace(found, considered=(best, same, close, far)).as_good == (close,)
+    assert asdict(found)["net"].startswith("lenet5relu@")
