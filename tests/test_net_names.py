@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from layerwise.api import probe, train_all
+from layerwise.cli import app  # noqa: F401 (loads the command's file)
 from layerwise.data.dataset import DataSet
 from layerwise.errors import LayersError, LayerwiseError, StudyError
-from layerwise.nets import architecture, build, head, named, own_size
+from layerwise.groups import GRANULARITIES
+from layerwise.nets import FORMS, architecture, build, head, named, own_size
 from layerwise.nets.from_torchvision import imported
 from layerwise.nets.places import place, places
 from layerwise.nets.weights import net_state, parse_net, read_weights
@@ -24,6 +26,8 @@ from layerwise.progress import Quiet
 from layerwise.run import Recipe, Run, key
 from layerwise.tasks import Parts, Task
 from layerwise.treatment import Treatment
+
+shown = sys.modules["layerwise.cli.nets"]  # in the package its name is the command's
 
 MINE = '''
 import torch
@@ -65,6 +69,23 @@ def libraries() -> None:
             imported(library)
         except StudyError:
             pytest.skip(f"{library} is not installed")
+
+
+def test_what_nets_prints_and_completes_is_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuple(shown.GRANULARITIES) == GRANULARITIES
+    shown.nets("resnet20", granularity="block", classes=5)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["1", "conv1", "464", "884,736", "16", "x", "32", "x", "32"]  # 2 x 3 x 9 x 16 x 32 x 32
+    assert lines[2][:3] == ["2", "layer1.0", "4,672"]
+    assert lines[11] == ["11", "linear", "325", "640", "5,", "the", "head"]  # 2 x 64 x 5
+    assert [line[1] for line in lines[1:12]] == [
+        "conv1", *(f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)), "linear"
+    ]  # fmt: skip
+    with pytest.raises(StudyError, match=r"^--classes 0 is not possible; the least is 1$"):
+        shown.nets("resnet20", classes=0)
+    shown.nets()
+    told = capsys.readouterr().out
+    assert all(form in told for form in FORMS)
 
 
 # ---------------------------------------------------------------- a user's own file

@@ -13,7 +13,7 @@ GRANULARITIES = {  # a test holds their names to layerwise.groups
     "block": "residual, transformer, dense and such blocks",
     "stage": "runs of blocks of one resolution",
 }
-SIDE, COLOURS = 32, 3  # of the images, where the net does not say
+SIDE, COLOURS, OUTPUTS = 32, 3, 20  # where neither the net nor the user says
 
 
 def nets(
@@ -34,7 +34,9 @@ def nets(
         typer.Option(metavar="N", parser=whole, help="For images of N x N pixels.  [default: the net's own]"),
     ] = None,
     grey: Annotated[bool, typer.Option("--grey", help="For grey images.")] = False,
-    classes: Annotated[int, typer.Option(metavar="N", parser=whole, help="How many outputs.")] = 20,
+    classes: Annotated[
+        int | None, typer.Option(metavar="N", parser=whole, help="How many outputs.  [default: 20]")
+    ] = None,
 ) -> None:
     """List the nets and how others are named, or show the layers of one, their parameters, FLOPs and shapes."""
     from layerwise.errors import StudyError
@@ -47,8 +49,8 @@ def nets(
         ]
         print_table(["net", "what it is"], rows)
         return
-    for option, value in (("--classes", classes), ("--resize", resize or 1)):
-        if value < 1:
+    for option, value in (("--classes", classes), ("--resize", resize)):
+        if value is not None and value < 1:
             raise StudyError(f"{option} {value} is not possible; the least is 1")
     from layerwise.nets.weights import parse_net
 
@@ -56,7 +58,9 @@ def nets(
     found = architecture(name)
     channels = 1 if grey else len(found.mean) if name in NETS else COLOURS
     shape = (channels, *2 * (resize or found.size or SIDE,))
-    print_table(["layer", "name", "parameters", "FLOPs", "gives"], list(_rows(name, shape, classes, granularity)))
+    print_table(
+        ["layer", "name", "parameters", "FLOPs", "gives"], list(_rows(name, shape, classes or OUTPUTS, granularity))
+    )
     for line in _remarks(name, shape, file):
         typer.echo(line)
 

@@ -1,6 +1,7 @@
 """A library's own weights for its nets, as safetensors files in the user's cache: downloaded only where asked for."""
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -86,7 +87,10 @@ def _kept(library: str, name: str, title: str) -> Path:
 
 @contextmanager
 def _told(net: str) -> Iterator[None]:
-    """What goes wrong with a download, on one line."""
+    """What goes wrong with a download, on one line: not what the hub's library says of each of its attempts."""
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     except LayerwiseError:
@@ -97,6 +101,8 @@ def _told(net: str) -> Iterator[None]:
             f"pretrained weights of '{net}' cannot be had ({why}); connect to the network, or name a file: "
             f"{net}@FILE.safetensors"
         ) from error
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager
