@@ -32,7 +32,7 @@ from layerwise.rows import frame
 from layerwise.run import Run, key
 from layerwise.store import Record, Store
 from layerwise.studies import study_module
-from layerwise.studies.request import Request
+from layerwise.studies.request import Request, without_weights
 from layerwise.studies.results import Result
 
 EVERY = "all"  # studies
@@ -96,7 +96,7 @@ def study(
         return every(one, asked, listener, dry_run=dry_run, command=command_of(command, asked))
     module, shelf = study_module(name), Store(Path(store))
     means = Means(executor, workers, device, deterministic, keep, address)
-    net = net and named(net)
+    net = net and named(without_weights(net))
     opened, place = open_data(
         data or module.DATA, shelf.folder / "data", resize=resize or (net and own_size(net)) or module.RESIZE,
         grey=grey or module.GREY, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,

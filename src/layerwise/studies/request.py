@@ -40,18 +40,21 @@ class Request:
     augment: str = ""  # of all recipes, such as crop:4,flip
     groups: str | None = None  # a column whose values are kept on one side of train and test
 
-    def __post_init__(self) -> None:
-        if self.net is not None and "@" in self.net:
-            raise StudyError(
-                f"--net {self.net}: a study trains its own sources, as for each seed they must know other classes than "
-                f"its targets; pass --net {self.net.partition('@')[0]}, or look at these weights with: "
-                f"layerwise probe {self.net} DATA"
-            )
-
     @property
     def how(self) -> dict[str, Any]:
         """What it says of every recipe."""
         return {"precision": self.precision, "channels_last": self.channels_last, "augment": self.augment}
+
+
+def without_weights(net: str) -> str:
+    """The net that a study is asked for; StudyError where weights for it are named too."""
+    name, at, _ = net.partition("@")
+    if at:
+        raise StudyError(
+            f"--net {net}: a study trains its own sources, as for each seed they must know other classes than its "
+            f"targets; pass --net {name}, or look at these weights with: layerwise probe {net} DATA"
+        )
+    return net
 
 
 def experiments(request: Request, known: Mapping[str, str]) -> tuple[str, ...]:
