@@ -19,9 +19,11 @@ from layerwise.advising.advise import advise
 from layerwise.advising.candidates import RATES
 from layerwise.advising.labels import curve, sizes
 from layerwise.advising.reasons import reasons
-from layerwise.data.dataset import DataSet
-from layerwise.errors import StudyError
+from layerwise.data import open_data
+from layerwise.data.dataset import DataSet, shape_of
+from layerwise.errors import LayersError, StudyError
 from layerwise.nets import build
+from layerwise.nets.weights import wants_colour
 from layerwise.probes.folds import Accuracy
 from layerwise.probes.linear import LinearProbe
 
@@ -122,6 +124,24 @@ def test_one_image_a_class_is_told_and_nothing_is_tried(
     assert high - low > 0.8  # who knows
 
 
+def test_a_net_for_colour_takes_grey_images_and_not_the_other_way_about(
+    net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path
+) -> None:
+    save_file(build("resnet20", (3, 32, 32), 10, 7).state_dict(), tmp_path / "colour.safetensors")
+    where = written(blobs, 12)
+    opened, place = open_data(where, tmp_path / "data")
+    coloured, other = open_data(where, tmp_path / "data", colour=True)
+    assert place != other
+    assert np.array_equal(coloured.images, np.repeat(opened.images, 3, axis=1))
+    content = (tmp_path / "colour.safetensors").read_bytes()
+    assert wants_colour(content, "resnet20", shape_of(opened), "colour")
+    assert not wants_colour(content, "resnet20", shape_of(coloured), "colour")
+    grey = Path(net.partition("@")[2]).read_bytes()
+    assert not wants_colour(grey, "lenet5relu", shape_of(opened), "grey")
+    with pytest.raises(LayersError, match="weights 'grey' are for grey images, and these are in colour; pass --grey"):
+        wants_colour(grey, "lenet5relu", shape_of(coloured), "grey")
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
@@ -157,7 +177,8 @@ def test_the_command_prints_the_advice_and_how_to_carry_it_out(
     told = capsys.readouterr()
     advice = load_advice(out / "advice.json")
     assert advice.answer in told.out
-    assert f"layerwise adapt {net} {where} --advice {out / 'advice.json'}" in told.out
+    store = tmp_path / "store"
+    assert f"layerwise adapt {net} {where} --store {store} --advice {out / 'advice.json'}" in told.out
     assert "trying each once would take" in told.err
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -43,6 +44,7 @@ pytestmark = [  # all of them ray's own
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 LONG = replace(RECIPE, precision="float64", steps=50, evaluate_every=25)
+LONGER = replace(LONG, steps=400, evaluate_every=200)
 SMALL = {"object_store_memory": 80 * 2**20}
 GB = 2**30
 Reference = Callable[[DataSet, list[Run]], dict[str, Any]]
@@ -181,16 +183,14 @@ def test_a_client_outside_the_cluster_does_the_same(
     assert_close(contents(here.store), reference(blobs, runs))
 
 
-def lose(machines: Machines, store: Path, whole_node: bool, runs: int = 0) -> None:
-    """Kill a process that trains a run, or all of its node; nothing where so many runs are stored by now."""
+def lose(machines: Machines, store: Path, whole_node: bool) -> None:
+    """Kill a process that trains a run, or all of its node."""
 
     def working() -> tuple[Any, list[psutil.Process]] | None:
-        if len(list(Store(store).keys())) == runs:
-            return None, []
         return next(((node, found) for node in machines.nodes if (found := at_work(node, store))), None)
 
-    node, processes = wait_for(working, "work", seconds=120)  # the processes of a node that was lost start anew
-    if whole_node and node:
+    node, processes = wait_for(working, "work", seconds=15)
+    if whole_node:
         machines.kill(node)
     else:
         for process in processes:
@@ -224,16 +224,19 @@ def test_what_a_process_and_then_a_node_lost_in_the_middle_is_done_again(
 def test_lost_again_and_again(
     machines: Machines, blobs: DataSet, tmp_path: Path, reference: Reference, attempt: int
 ) -> None:
+    """An executor that nobody asks for more hands out no work: a loss may find that all it had is done."""
     draw = random.Random(attempt)
-    runs = grid(blobs, sources=3, recipe=LONG)
+    runs = grid(blobs, sources=3, recipe=LONGER)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
-    outcomes = []
+    outcomes, lost = [], 0
     for outcome in cluster.execute(planned(runs, here.store, width=2), here, machines.address):
         outcomes.append(outcome)
         if len(outcomes) in {1, 4, 7}:
             time.sleep(draw.uniform(0, 0.5))
-            if len(outcomes) < len(runs) - 2:
-                lose(machines, here.store, draw.random() < 0.5, len(runs))
+            with suppress(AssertionError):
+                lose(machines, here.store, draw.random() < 0.5)
+                lost += 1
+    assert lost
     assert sorted(outcome.key for outcome in outcomes) == sorted(map(key, runs))
     assert all(outcome.is_stored for outcome in outcomes), outcomes
     assert_close(contents(here.store), reference(blobs, runs))

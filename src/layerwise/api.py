@@ -11,7 +11,7 @@ import psutil
 from torch import nn
 
 from layerwise.data import open_data
-from layerwise.data.dataset import DataSet, save
+from layerwise.data.dataset import DataSet, save, shape_of
 from layerwise.data.groups import column_of
 from layerwise.errors import StudyError, unknown
 from layerwise.every import every
@@ -20,7 +20,7 @@ from layerwise.execute.plan import Plan
 from layerwise.job import Job, Means
 from layerwise.measure import Measurement, measure
 from layerwise.nets import named, own_size
-from layerwise.nets.weights import parse_net
+from layerwise.nets.weights import parse_net, read_weights, wants_colour
 from layerwise.outputs import Scoreboard, Study, claims, prepare
 from layerwise.plan_file import command_of, contents
 from layerwise.probes.activations import POOLINGS
@@ -180,11 +180,15 @@ def probe(
     if memory < 1:
         raise StudyError(f"--memory {memory} is not possible; the least is 1, in megabytes")
     shelf, means = Store(Path(store)), Means("serial", device="cpu", keep=True)
-    own = own_size(parse_net(net)[0]) if isinstance(net, str) and not resize else None
-    opened, place = open_data(
-        data, shelf.folder / "data", resize=resize or own, grey=grey, skip_unreadable=skip_unreadable,
-        drop_duplicates=drop_duplicates, groups=groups,
+    name, path = parse_net(net) if isinstance(net, str) else (None, None)
+    own = own_size(name) if name and not resize else None
+    read = partial(
+        open_data, data, shelf.folder / "data", resize=resize or own, grey=grey,
+        skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
     )  # fmt: skip
+    opened, place = read()
+    if name and path and wants_colour(read_weights(path), name, shape_of(opened), str(net)):
+        opened, place = read(colour=True)
     wish = Asked(
         net, known, classes, examples, shots, steps, batch_size, rate, hold_out, seed, tuple(mean), tuple(std),
         groups and column_of(groups),

@@ -4,6 +4,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -18,14 +19,15 @@ from layerwise.adapting.described import MODEL, Described, Learnt, Preprocessing
 from layerwise.adapting.exporting import check_can_export, exported
 from layerwise.adapting.measured import Measured, measured
 from layerwise.adapting.training import Training
-from layerwise.adapting.wish import Fitted, Wish, fitted, shape_of, task_name
+from layerwise.adapting.wish import Fitted, Wish, fitted, task_name
 from layerwise.curve import EVALUATION_BATCH
 from layerwise.data import DataSet, open_data
+from layerwise.data.dataset import shape_of
 from layerwise.data.groups import column_of
 from layerwise.errors import DataError, StudyError
 from layerwise.job import Means, counts
 from layerwise.nets import architecture, own_size
-from layerwise.nets.weights import parse_net, read_weights
+from layerwise.nets.weights import parse_net, read_weights, wants_colour
 from layerwise.progress import Quiet, Terminal
 from layerwise.run import key
 from layerwise.store import Store
@@ -136,10 +138,13 @@ def adapt(
     name, content = target.begun(net)
     resize, grey = target.options(name, resize, grey=grey)
     shelf, means = Store(Path(store)), Means(executor, workers, device, deterministic)
-    opened, place = open_data(
-        data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable,
+    read = partial(
+        open_data, data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable,
         drop_duplicates=drop_duplicates, groups=groups,
     )  # fmt: skip
+    opened, place = read()
+    if content is not None and wants_colour(content, name, shape_of(opened), net or str(target.folder)):
+        opened, place = read(colour=True)
     target.check(opened)
     wish = Wish(
         name, content, treatment, None if advice is None else Path(advice), granularity, classes, hold_out,

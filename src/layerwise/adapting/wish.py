@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from layerwise.adapting.described import NAME, Described
 from layerwise.adapting.rates import Recipes, recipes, trial
 from layerwise.adapting.spreading import over_layers
-from layerwise.data.dataset import DataSet
+from layerwise.data.dataset import DataSet, shape_of
 from layerwise.errors import LayersError, StudyError
 from layerwise.job import counts
 from layerwise.layers import Layer, fit, layers
@@ -120,12 +120,6 @@ class Fitted:
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the net's outputs."""
         return tuple(self.data.class_names[label] for label in self.task.classes)
-
-
-def shape_of(data: DataSet) -> tuple[int, int, int]:
-    """(channels, height, width) of its images."""
-    channels, height, width = data.images.shape[1:]
-    return channels, height, width
 
 
 def fitted(wish: Wish, data: DataSet) -> Fitted:

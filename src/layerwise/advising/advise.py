@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from layerwise.advising.racing import PROBE, Race, last
 from layerwise.advising.reasons import Reason, reasons
 from layerwise.advising.rehearsal import Rehearsal, rehearsal
 from layerwise.data import DataSet, open_data
-from layerwise.data.dataset import save
+from layerwise.data.dataset import save, shape_of
 from layerwise.data.groups import column_of
 from layerwise.errors import RepresentationError, StudyError
 from layerwise.execute.plan import Plan
@@ -26,7 +26,7 @@ from layerwise.feed import scaled
 from layerwise.job import Job, Means, counts
 from layerwise.layers import Layer, layers
 from layerwise.nets import architecture, build, own_size
-from layerwise.nets.weights import head_width, net_state, parse_net, read_weights
+from layerwise.nets.weights import head_width, net_state, parse_net, read_weights, wants_colour
 from layerwise.plan_file import command_of, contents
 from layerwise.probes.activations import activations
 from layerwise.probes.linear import LinearProbe, linear_probes
@@ -85,10 +85,13 @@ def advise(
     if path is None:
         raise StudyError(f"net '{net}' has no weights, so there is nothing to transfer; write {net}@FILE.safetensors")
     content, shelf = read_weights(path), Store(Path(store))
-    opened, _ = open_data(
-        data, shelf.folder / "data", resize=resize or own_size(name), grey=grey, skip_unreadable=skip_unreadable,
-        drop_duplicates=drop_duplicates, groups=groups,
+    read = partial(
+        open_data, data, shelf.folder / "data", resize=resize or own_size(name), grey=grey,
+        skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
     )  # fmt: skip
+    opened, _ = read()
+    if wants_colour(content, name, shape_of(opened), net):
+        opened, _ = read(colour=True)
     request = Request(opened, name, classes=classes, hold_out=hold_out, groups=groups and column_of(groups))
     parts, notes = share_out(request, share)
     chosen = choose_classes(classes, opened.class_names) if classes else tuple(range(len(opened.class_names)))
@@ -125,8 +128,7 @@ class Asking:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
-        channels, height, width = self.data.images.shape[1:]
-        return channels, height, width
+        return shape_of(self.data)
 
     @cached_property
     def source(self) -> Weights:

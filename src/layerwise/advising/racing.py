@@ -20,6 +20,7 @@ from layerwise.advising.cost import flops
 from layerwise.advising.gradient import rates_of, relative_gradients
 from layerwise.advising.race import Possible, next_trials
 from layerwise.advising.rehearsal import Rehearsal
+from layerwise.data.dataset import shape_of
 from layerwise.feed import feed
 from layerwise.layers import layers
 from layerwise.nets import build
@@ -58,8 +59,7 @@ class Race:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
-        channels, height, width = self.rehearsal.data.images.shape[1:]
-        return channels, height, width
+        return shape_of(self.rehearsal.data)
 
     @cached_property
     def exhaustive(self) -> float:

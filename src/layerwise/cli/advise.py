@@ -1,5 +1,6 @@
 """`layerwise advise`: what to do with each layer of a pretrained net on the user's images."""
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ from layerwise.cli.study import INTERRUPTED, interrupt_once
 from layerwise.errors import StudyError
 from layerwise.execute import forks
 
+FLAGS_OF_DATA = ("--grey", "--skip-unreadable", "--drop-duplicates")
+OPTIONS_OF_DATA = ("--classes", "--resize", "--hold-out", "--groups", "--share", "--store")
 SHOWN = 8  # options of the table on the screen
 
 
@@ -129,7 +132,18 @@ def advise(
     if found is not None:
         _print_advice(found)
         typer.echo(f"\nAdvice: {folder / 'advice.json'}")
-        typer.echo(f"Carry it out: layerwise adapt {net} {data} --advice {folder / 'advice.json'}")
+        told = ["layerwise", "adapt", net, data, *_data_options(), "--advice", str(folder / "advice.json")]
+        typer.echo(f"Carry it out: {shlex.join(told)}")
+
+
+def _data_options() -> list[str]:
+    """What this command was told of the data, for the next one."""
+    found, words = [], sys.argv[1:]
+    for k, word in enumerate(words):
+        name = word.partition("=")[0]
+        if name in FLAGS_OF_DATA or name in OPTIONS_OF_DATA:
+            found += [word] if name in FLAGS_OF_DATA or "=" in word else words[k : k + 2]
+    return found
 
 
 def _share(text: str) -> float:

@@ -133,13 +133,14 @@ def open_data(
     skip_unreadable: bool = False,
     drop_duplicates: bool = False,
     groups: str | None = None,
+    colour: bool = False,
 ) -> tuple[DataSet, Path]:
     """The data set and the cache folder it lies in, which workers open again with `load`.
 
-    `resize` gives squares of that side, `grey` one channel. `groups` is a column that the data must have, or a regular
-    expression that makes the column `group` from the paths of files (see `layerwise.data.groups`). Images that are
-    equal are noted and linked by a column (`layerwise.data.copies`), or dropped. Raises DataError for what cannot be
-    read.
+    `resize` gives squares of that side, `grey` one channel, `colour` three, over which grey images are repeated.
+    `groups` is a column that the data must have, or a regular expression that makes the column `group` from the paths
+    of files (see `layerwise.data.groups`). Images that are equal are noted and linked by a column
+    (`layerwise.data.copies`), or dropped. Raises DataError for what cannot be read.
     """
     if resize is not None and not 1 <= resize <= 4096:
         raise DataError(f"resize is {resize}; the side of the images in pixels must be from 1 to 4096")
@@ -151,16 +152,27 @@ def open_data(
         raise DataError(f"--groups '{groups}' is for folder: and csv:, whose files have paths; name a column of {name}")
     reader, options = READERS[name], Options(resize, grey, skip_unreadable, pattern)
     source = existing(argument, name, reader) if reader.takes_path else argument
-    place = cache / request_key(name, source, options, drop_duplicates=drop_duplicates)
+    place = cache / (request_key(name, source, options, drop_duplicates=drop_duplicates) + "-colour" * colour)
     found = intact(place)
     if found is None:
         read = reader.read(source, options)
+        read = in_colour(read) if colour else read
         save(read if name in MADE and not drop_duplicates else checked(read, drop=drop_duplicates), place)
         found = load(place)
     if groups and column_of(groups) not in found.columns:
         have = ", ".join(sorted(found.columns)) or "none"
         raise DataError(f"--groups {groups}: the data have no column '{groups}' (they have: {have})")
     return found, place
+
+
+def in_colour(data: DataSet) -> DataSet:
+    """The same images with three channels; colour images stay as they are."""
+    if data.images.shape[1] == 3:
+        return data
+    images = np.repeat(data.images, 3, axis=1)
+    return make(
+        data.name, images, data.labels, data.class_names, data.columns, data.class_columns, data.notes, data.reading
+    )
 
 
 def existing(argument: str, name: str, reader: Reader) -> Path:

@@ -50,6 +50,12 @@ class DataSet:
     reading: Reading = Reading()
 
 
+def shape_of(data: DataSet) -> tuple[int, int, int]:
+    """(channels, height, width) of its images."""
+    channels, height, width = data.images.shape[1:]
+    return channels, height, width
+
+
 def make(
     name: str,
     images: np.ndarray,

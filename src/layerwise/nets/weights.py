@@ -95,6 +95,26 @@ def net_state(content: bytes, net: str, shape: tuple[int, int, int], named: str)
     return state
 
 
+def wants_colour(content: bytes, net: str, shape: tuple[int, int, int], named: str) -> bool:
+    """Are the weights those of a net for colour images, and the images, of this shape, grey?
+
+    Raises LayersError where it is the other way about: what is in a colour image, a net for grey ones cannot see.
+    """
+    channels, height, width = shape
+    try:
+        net_state(content, net, shape, named)
+    except LayersError:
+        other = (3 if channels == 1 else 1, height, width)
+        try:
+            net_state(content, net, other, named)
+        except LayersError:
+            return False  # something else is wrong, and will be told
+        if channels != 1:
+            raise LayersError(f"weights '{named}' are for grey images, and these are in colour; pass --grey") from None
+        return True
+    return False
+
+
 def _tensors(content: bytes, named: str) -> State:
     try:
         return load(content)
