@@ -256,7 +256,7 @@ def test_a_folder_of_damaged_pictures_says_which(run: Callable[..., SimpleNamesp
     for number in range(24):
         file = Path("photos") / f"class{number % 4}" / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels(32, 32)).save(file)
+        Image.fromarray(pixels(32, 32) + np.uint8(number)).save(file)  # no two alike: copies stay together
     words = ["study", "gutstein", "--data", "folder:photos", *TINY, "--dry-run"]
     assert run(*words).code == 0
     broken = Path("photos/class2/2.png")

@@ -37,7 +37,7 @@ class Curve:
 def sizes(fewest: int) -> tuple[int, ...]:
     """Samples a class at which the curve is looked at; none where there are too few to see one.
 
-    >>> sizes(16), sizes(3)
+    >>> sizes(16), sizes(2)
     ((4, 8, 16), ())
     """
     found = tuple(dict.fromkeys(max(1, round(share * fewest)) for share in SHARES))
