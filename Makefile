@@ -25,7 +25,7 @@ lint: .venv/installed
 	$(BIN)/lint-imports
 
 .venv/installed: pyproject.toml constraints.txt
-	@echo "Making the environment in .venv (about 2 GB, a minute or two) ..."
+	@echo "Making the environment in .venv (about 2.5 GB, a few minutes) ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
 	touch $@

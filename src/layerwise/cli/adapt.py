@@ -11,36 +11,37 @@ import typer
 
 from layerwise.cli.options import (
     AUGMENT_HELP,
-    DEVICES,
-    DUPLICATES_HELP,
-    GROUPS_HELP,
     STORE,
     StoreOption,
-    among,
     data_names,
-    devices,
     net_names,
     whole,
 )
 from layerwise.cli.printing import complain, print_table
+from layerwise.cli.shared import (
+    ClassesOption,
+    DeterministicOption,
+    DeviceOption,
+    DryRunOption,
+    DuplicatesOption,
+    GreyOption,
+    GroupsOption,
+    HereOption,
+    ResizeOption,
+    UnreadableOption,
+    WorkersOption,
+    of_data,
+    of_running,
+)
 from layerwise.cli.study import INTERRUPTED, interrupt_once
 from layerwise.errors import StudyError
 from layerwise.execute import forks
 
 MISTAKEN = 2  # exit code: some images cannot be read
-EXECUTORS = {"local": "a process per core", "serial": "this process alone"}
-
-
-def _data(*names: str, **option: Any) -> Any:
-    return typer.Option(*names, rich_help_panel="Data", **option)
 
 
 def _training(*names: str, **option: Any) -> Any:
     return typer.Option(*names, rich_help_panel="Training", **option)
-
-
-def _running(*names: str, **option: Any) -> Any:
-    return typer.Option(*names, rich_help_panel="Running", **option)
 
 
 CodeOption = Annotated[
@@ -101,59 +102,37 @@ def adapt(
     task: Annotated[
         str | None, _training(metavar="NAME", help="What the task is called.  [default: after the data]")
     ] = None,
-    classes: Annotated[
-        str | None, _data(metavar="LIST", help="Only these classes, by name or number from 0, such as 0-4,7,cat.")
-    ] = None,
-    resize: Annotated[int | None, _data(metavar="N", parser=whole, help="Make all images N x N pixels.")] = None,
-    grey: Annotated[bool, _data("--grey", help="Make all images grey.")] = False,
-    skip_unreadable: Annotated[
-        bool, _data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
-    ] = False,
+    classes: ClassesOption = None,
+    resize: ResizeOption = None,
+    grey: GreyOption = False,
+    skip_unreadable: UnreadableOption = False,
     hold_out: Annotated[
-        str | None, _data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54.")
+        str | None, of_data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54.")
     ] = None,
-    groups: Annotated[str | None, _data(metavar="COLUMN", help=GROUPS_HELP)] = None,
-    drop_duplicates: Annotated[bool, _data("--drop-duplicates", help=DUPLICATES_HELP)] = False,
+    groups: GroupsOption = None,
+    drop_duplicates: DuplicatesOption = False,
     share: Annotated[
         float,
-        _data(
+        of_data(
             metavar="X",
             help="Share of each class that is kept back to test on, and of the rest to choose the rate by, where the "
             "data have no such parts.",
         ),
     ] = 0.2,
     no_test: Annotated[
-        bool, _data("--no-test", help="Keep none back: train on all, and do not know how good the net is.")
+        bool, of_data("--no-test", help="Keep none back: train on all, and do not know how good the net is.")
     ] = False,
-    onnx: Annotated[bool, _running("--onnx", help="Write the net as ONNX too.")] = False,
-    seed: Annotated[int | None, _running(metavar="N", parser=whole, help="Of every draw.  [default: 0]")] = None,
+    onnx: Annotated[bool, of_running("--onnx", help="Write the net as ONNX too.")] = False,
+    seed: Annotated[int | None, of_running(metavar="N", parser=whole, help="Of every draw.  [default: 0]")] = None,
     store: StoreOption = STORE,
     out: Annotated[
-        Path | None, _running(metavar="DIR", help="Where the adapted net goes.  [default: layerwise-out/adapt]")
+        Path | None, of_running(metavar="DIR", help="Where the adapted net goes.  [default: layerwise-out/adapt]")
     ] = None,
-    executor: Annotated[
-        str,
-        _running(
-            metavar="|".join(EXECUTORS),
-            autocompletion=among(EXECUTORS),
-            help="; ".join(f"{k}: {v}" for k, v in EXECUTORS.items()),
-        ),
-    ] = "local",
-    workers: Annotated[
-        int | None, _running(metavar="K", parser=whole, help="Processes at once.  [default: one per core]")
-    ] = None,
-    device: Annotated[
-        str,
-        _running(
-            metavar="|".join(DEVICES),
-            autocompletion=devices,
-            help="; ".join(f"{k}: {v}" for k, v in DEVICES.items()),
-        ),
-    ] = "auto",
-    deterministic: Annotated[
-        bool, _running("--deterministic", help="Have a GPU give the same bits each time; a CPU always does.")
-    ] = False,
-    dry_run: Annotated[bool, _running("--dry-run", help="Print the plan and its forecast, and stop.")] = False,
+    executor: HereOption = "local",
+    workers: WorkersOption = None,
+    device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train a net on your images as a treatment says, and write a folder with the adapted net and its model card.
 

@@ -8,20 +8,28 @@ from typing import Annotated, Any
 
 import typer
 
-from layerwise.cli.adapt import EXECUTORS
 from layerwise.cli.options import (
-    DEVICES,
-    DUPLICATES_HELP,
-    GROUPS_HELP,
     STORE,
     StoreOption,
-    among,
     data_names,
-    devices,
     net_names,
     whole,
 )
 from layerwise.cli.printing import complain, print_table
+from layerwise.cli.shared import (
+    ClassesOption,
+    DeviceOption,
+    DryRunOption,
+    DuplicatesOption,
+    GreyOption,
+    GroupsOption,
+    HereOption,
+    ResizeOption,
+    UnreadableOption,
+    WorkersOption,
+    of_data,
+    of_running,
+)
 from layerwise.cli.study import INTERRUPTED, interrupt_once
 from layerwise.errors import StudyError
 from layerwise.execute import forks
@@ -33,14 +41,6 @@ SHOWN = 8  # options of the table on the screen
 
 def _asked(*names: str, **option: Any) -> Any:
     return typer.Option(*names, rich_help_panel="What is asked", **option)
-
-
-def _data(*names: str, **option: Any) -> Any:
-    return typer.Option(*names, rich_help_panel="Data", **option)
-
-
-def _running(*names: str, **option: Any) -> Any:
-    return typer.Option(*names, rich_help_panel="Running", **option)
 
 
 def advise(
@@ -64,47 +64,28 @@ def advise(
     granularity: Annotated[
         str, _asked(metavar="layer|block|stage", help="What is frozen, tuned or reset as one.")
     ] = "block",
-    classes: Annotated[
-        str | None, _data(metavar="LIST", help="Only these classes, by name or number from 0, such as 0-4,7,cat.")
-    ] = None,
-    resize: Annotated[int | None, _data(metavar="N", parser=whole, help="Make all images N x N pixels.")] = None,
-    grey: Annotated[bool, _data("--grey", help="Make all images grey.")] = False,
-    skip_unreadable: Annotated[
-        bool, _data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
-    ] = False,
+    classes: ClassesOption = None,
+    resize: ResizeOption = None,
+    grey: GreyOption = False,
+    skip_unreadable: UnreadableOption = False,
     hold_out: Annotated[
-        str | None, _data(metavar="COLUMN:VALUES", help="Keep the images with these values back, such as writer:40-54.")
+        str | None,
+        of_data(metavar="COLUMN:VALUES", help="Keep the images with these values back, such as writer:40-54."),
     ] = None,
-    groups: Annotated[str | None, _data(metavar="COLUMN", help=GROUPS_HELP)] = None,
-    drop_duplicates: Annotated[bool, _data("--drop-duplicates", help=DUPLICATES_HELP)] = False,
+    groups: GroupsOption = None,
+    drop_duplicates: DuplicatesOption = False,
     share: Annotated[
-        float, _data(metavar="X", help="Share of each class that is kept back, where the data have no test part.")
+        float, of_data(metavar="X", help="Share of each class that is kept back, where the data have no test part.")
     ] = 0.2,
-    seed: Annotated[int | None, _running(metavar="N", parser=whole, help="Of every draw.  [default: 0]")] = None,
+    seed: Annotated[int | None, of_running(metavar="N", parser=whole, help="Of every draw.  [default: 0]")] = None,
     store: StoreOption = STORE,
     out: Annotated[
-        Path | None, _running(metavar="DIR", help="Where advice.json goes.  [default: layerwise-out/advise]")
+        Path | None, of_running(metavar="DIR", help="Where advice.json goes.  [default: layerwise-out/advise]")
     ] = None,
-    executor: Annotated[
-        str,
-        _running(
-            metavar="|".join(EXECUTORS),
-            autocompletion=among(EXECUTORS),
-            help="; ".join(f"{k}: {v}" for k, v in EXECUTORS.items()),
-        ),
-    ] = "local",
-    workers: Annotated[
-        int | None, _running(metavar="K", parser=whole, help="Processes at once.  [default: one per core]")
-    ] = None,
-    device: Annotated[
-        str,
-        _running(
-            metavar="|".join(DEVICES),
-            autocompletion=devices,
-            help="; ".join(f"{k}: {v}" for k, v in DEVICES.items()),
-        ),
-    ] = "auto",
-    dry_run: Annotated[bool, _running("--dry-run", help="Print the forecast, and stop.")] = False,
+    executor: HereOption = "local",
+    workers: WorkersOption = None,
+    device: DeviceOption = "auto",
+    dry_run: DryRunOption = False,
 ) -> None:
     """Say what to do with each layer of a pretrained net on your images: freeze, tune, re-initialise.
 

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from layerwise.cli.options import DUPLICATES_HELP, GROUPS_HELP, data_names, whole
+from layerwise.cli.options import data_names
 from layerwise.cli.printing import print_table
+from layerwise.cli.shared import DuplicatesOption, GreyOption, GroupsOption, ResizeOption
 
 
 def data(
@@ -15,10 +16,10 @@ def data(
         str | None,
         typer.Argument(metavar="[DATA]", help="Show what is in this data set.", autocompletion=data_names),
     ] = None,
-    resize: Annotated[int | None, typer.Option(metavar="N", parser=whole, help="Make all images N x N pixels.")] = None,
-    grey: Annotated[bool, typer.Option("--grey", help="Make all images grey.")] = False,
-    groups: Annotated[str | None, typer.Option(metavar="COLUMN", help=GROUPS_HELP)] = None,
-    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help=DUPLICATES_HELP)] = False,
+    resize: ResizeOption = None,
+    grey: GreyOption = False,
+    groups: GroupsOption = None,
+    drop_duplicates: DuplicatesOption = False,
 ) -> None:
     """List the kinds of data and how to name them, or show what is in a data set before anything is trained on it.
 

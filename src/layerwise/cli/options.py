@@ -71,7 +71,7 @@ def among(names: Iterable[str]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in known if name.startswith(incomplete)]
 
 
-net_names, scales, executors, devices, precisions = map(among, (NET_NAMES, SCALES, EXECUTORS, DEVICES, PRECISIONS))
+net_names, precisions = map(among, (NET_NAMES, PRECISIONS))
 
 
 def probe_names(incomplete: str) -> list[str]:

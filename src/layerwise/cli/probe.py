@@ -7,8 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from layerwise.cli.options import (
-    DUPLICATES_HELP,
-    GROUPS_HELP,
     STORE,
     StoreOption,
     among,
@@ -18,6 +16,16 @@ from layerwise.cli.options import (
     whole,
 )
 from layerwise.cli.printing import complain, print_table
+from layerwise.cli.shared import (
+    ClassesOption,
+    DuplicatesOption,
+    GreyOption,
+    GroupsOption,
+    ResizeOption,
+    UnreadableOption,
+    of_data,
+    of_running,
+)
 
 POOLINGS = {  # a test holds their names to layerwise.probes.activations
     "mean": "the mean over places or tokens",
@@ -31,16 +39,8 @@ def _probed(*names: str, **option: Any) -> Any:
     return typer.Option(*names, rich_help_panel="What is probed", **option)
 
 
-def _data(*names: str, **option: Any) -> Any:
-    return typer.Option(*names, rich_help_panel="Data", **option)
-
-
 def _training(*names: str, **option: Any) -> Any:
     return typer.Option(*names, rich_help_panel="Training, where the net has no weights", **option)
-
-
-def _running(*names: str, **option: Any) -> Any:
-    return typer.Option(*names, rich_help_panel="Running", **option)
 
 
 def probe(
@@ -87,18 +87,15 @@ def probe(
     examples: Annotated[
         int, _probed(metavar="N", parser=whole, help="Images a class that are looked at, at most.")
     ] = 100,
-    classes: Annotated[
-        str | None, _data(metavar="LIST", help="Only these classes, by name or number from 0, such as 0-4,7,cat.")
-    ] = None,
-    resize: Annotated[int | None, _data(metavar="N", parser=whole, help="Make all images N x N pixels.")] = None,
-    grey: Annotated[bool, _data("--grey", help="Make all images grey.")] = False,
-    skip_unreadable: Annotated[
-        bool, _data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
-    ] = False,
-    groups: Annotated[str | None, _data(metavar="COLUMN", help=GROUPS_HELP)] = None,
-    drop_duplicates: Annotated[bool, _data("--drop-duplicates", help=DUPLICATES_HELP)] = False,
+    classes: ClassesOption = None,
+    resize: ResizeOption = None,
+    grey: GreyOption = False,
+    skip_unreadable: UnreadableOption = False,
+    groups: GroupsOption = None,
+    drop_duplicates: DuplicatesOption = False,
     hold_out: Annotated[
-        str | None, _data(metavar="COLUMN:VALUES", help="Probe on the images with these values, such as writer:40-54.")
+        str | None,
+        of_data(metavar="COLUMN:VALUES", help="Probe on the images with these values, such as writer:40-54."),
     ] = None,
     steps: Annotated[int, _training(metavar="N", parser=whole, help="Training steps.")] = 500,
     batch_size: Annotated[int, _training(metavar="N", parser=whole, help="Images a step.")] = 50,
@@ -106,13 +103,13 @@ def probe(
     shots: Annotated[
         int | None, _training(metavar="N", parser=whole, help="Training images a class.  [default: all]")
     ] = None,
-    seed: Annotated[int, _running(metavar="N", parser=whole, help="Of every draw.")] = 0,
+    seed: Annotated[int, of_running(metavar="N", parser=whole, help="Of every draw.")] = 0,
     memory: Annotated[
-        int, _running(metavar="MB", parser=whole, help="For the features; what is more goes to temporary files.")
+        int, of_running(metavar="MB", parser=whole, help="For the features; what is more goes to temporary files.")
     ] = 1024,
     store: StoreOption = STORE,
     out: Annotated[
-        Path | None, _running(metavar="DIR", help="Where the report goes.  [default: layerwise-out/probe]")
+        Path | None, of_running(metavar="DIR", help="Where the report goes.  [default: layerwise-out/probe]")
     ] = None,
 ) -> None:
     """Look at every layer of a net: what it holds, what it is like, what it would be worth to a transfer.

@@ -12,10 +12,7 @@ import typer
 from layerwise.cli.options import (
     ADDRESSES,
     AUGMENT_HELP,
-    DEVICES,
-    DUPLICATES_HELP,
     EXECUTORS,
-    GROUPS_HELP,
     PRECISIONS,
     SCALES,
     STORE,
@@ -23,32 +20,35 @@ from layerwise.cli.options import (
     addresses,
     among,
     data_names,
-    devices,
-    executors,
     net_names,
     numbers,
     precisions,
-    scales,
     study_names,
     whole,
 )
 from layerwise.cli.printing import complain, print_findings
+from layerwise.cli.shared import (
+    ClassesOption,
+    DeterministicOption,
+    DeviceOption,
+    DryRunOption,
+    DuplicatesOption,
+    GreyOption,
+    GroupsOption,
+    ResizeOption,
+    UnreadableOption,
+    of_data,
+    of_running,
+    one_of,
+)
 from layerwise.execute import forks
 from layerwise.studies import STUDIES
 
 INTERRUPTED = 130  # exit code
 
 
-def _data(*names: str, **option: Any) -> Any:
-    return typer.Option(*names, rich_help_panel="Data", **option)
-
-
 def _design(*names: str, **option: Any) -> Any:
     return typer.Option(*names, rich_help_panel="Design", **option)
-
-
-def _running(*names: str, **option: Any) -> Any:
-    return typer.Option(*names, rich_help_panel="Running", **option)
 
 
 def experiments_of(study: str) -> dict[str, str]:
@@ -92,21 +92,19 @@ def study(
     ],
     data: Annotated[
         str | None,
-        _data(metavar="DATA", help="Images; see `layerwise data`.  [default: the study's]", autocompletion=data_names),
+        of_data(
+            metavar="DATA", help="Images; see `layerwise data`.  [default: the study's]", autocompletion=data_names
+        ),
     ] = None,
-    resize: Annotated[int | None, _data(metavar="N", parser=whole, help="Make all images N x N pixels.")] = None,
-    grey: Annotated[bool, _data("--grey", help="Make all images grey.")] = False,
-    skip_unreadable: Annotated[
-        bool, _data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
-    ] = False,
-    groups: Annotated[str | None, _data(metavar="COLUMN", help=GROUPS_HELP)] = None,
-    drop_duplicates: Annotated[bool, _data("--drop-duplicates", help=DUPLICATES_HELP)] = False,
-    classes: Annotated[
-        str | None, _data(metavar="LIST", help="Only these classes, by name or number from 0, such as 0-4,7,cat.")
-    ] = None,
+    resize: ResizeOption = None,
+    grey: GreyOption = False,
+    skip_unreadable: UnreadableOption = False,
+    groups: GroupsOption = None,
+    drop_duplicates: DuplicatesOption = False,
+    classes: ClassesOption = None,
     hold_out: Annotated[
         str | None,
-        _data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54."),
+        of_data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54."),
     ] = None,
     experiments: Annotated[
         str | None,
@@ -116,12 +114,7 @@ def study(
             autocompletion=experiment_names,
         ),
     ] = None,
-    scale: Annotated[
-        str,
-        _design(
-            metavar="|".join(SCALES), autocompletion=scales, help="; ".join(f"{k}: {v}" for k, v in SCALES.items())
-        ),
-    ] = "demo",
+    scale: Annotated[str, _design(**one_of(SCALES))] = "demo",
     net: Annotated[
         str | None,
         _design(metavar="NET", help="See `layerwise nets`.  [default: the paper's own]", autocompletion=net_names),
@@ -163,19 +156,12 @@ def study(
     augment: Annotated[str, _design(metavar="TEXT", help=AUGMENT_HELP)] = "",
     store: StoreOption = STORE,
     out: Annotated[
-        Path | None, _running(metavar="DIR", help="Where the report goes.  [default: layerwise-out/NAME]")
+        Path | None, of_running(metavar="DIR", help="Where the report goes.  [default: layerwise-out/NAME]")
     ] = None,
-    executor: Annotated[
-        str,
-        _running(
-            metavar="|".join(EXECUTORS),
-            autocompletion=executors,
-            help="; ".join(f"{k}: {v}" for k, v in EXECUTORS.items()),
-        ),
-    ] = "local",
+    executor: Annotated[str, of_running(**one_of(EXECUTORS))] = "local",
     address: Annotated[
         str | None,
-        _running(
+        of_running(
             metavar="ADDRESS",
             autocompletion=addresses,
             help="Where the cluster is; " + "; ".join(f"{k}: {v}" for k, v in ADDRESSES.items()) + ".  [default: auto]",
@@ -183,25 +169,16 @@ def study(
     ] = None,
     workers: Annotated[
         int | None,
-        _running(
+        of_running(
             metavar="K",
             parser=whole,
             help="Processes at once.  [default: one per core; on a cluster, all that it has room for]",
         ),
     ] = None,
-    device: Annotated[
-        str,
-        _running(
-            metavar="|".join(DEVICES),
-            autocompletion=devices,
-            help="; ".join(f"{k}: {v}" for k, v in DEVICES.items()),
-        ),
-    ] = "auto",
-    deterministic: Annotated[
-        bool, _running("--deterministic", help="Have a GPU give the same bits each time; a CPU always does.")
-    ] = False,
-    keep: Annotated[bool, _running("--keep", help="Keep the weights of every run, not only of sources.")] = False,
-    dry_run: Annotated[bool, _running("--dry-run", help="Print the plan and its forecast, and stop.")] = False,
+    device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
+    keep: Annotated[bool, of_running("--keep", help="Keep the weights of every run, not only of sources.")] = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Run a study, or what the store lacks of it, and write its report.
 
