@@ -1,11 +1,9 @@
-"""How much worse is a net adapted as advised than one adapted in the best way? And what did the advice cost?
+"""The exhaustive search that advice is measured against: every option of every cell and draw, trained and tested.
 
-    python benchmarks/regret.py search SHARED [--store DIR] [--cells TEXT] [--seeds N]    # once; hours
-    python benchmarks/regret.py advise SHARED [--store DIR] ...                           # every draw's advice
-    python benchmarks/regret.py score SHARED [--store DIR]                                # the tables
+    python benchmarks/regret.py search SHARED [--store DIR] [--cells TEXT] [--seeds N]    # hours; what is stored stays
 
-`search` trains every option (treatment and learning rate) of every cell and draw on the whole training set and keeps
-its test accuracy: the exhaustive search. `advise` asks for advice on the training set alone. `score` compares them.
+Every option (a treatment with a learning rate) is trained on the whole training set and its test accuracy kept, in a
+table for each cell under DIR/search. SHARED is the folder of the shared data.
 """
 
 import argparse
