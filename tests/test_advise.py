@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import layerwise
 from layerwise import cli
 from layerwise.adapting.adapt import adapt
 from layerwise.advising.advice import Advice, Considered, load_advice
-from layerwise.advising.advise import advise
+from layerwise.advising.advise import Asking, advise
 from layerwise.advising.candidates import RATES
 from layerwise.advising.labels import curve, sizes
 from layerwise.advising.reasons import reasons
@@ -26,6 +26,8 @@ from layerwise.nets import build
 from layerwise.nets.weights import wants_colour
 from layerwise.probes.folds import Accuracy
 from layerwise.probes.linear import LinearProbe
+from layerwise.run import Run, key
+from layerwise.store import Record
 
 QUICK: dict[str, Any] = {"quiet": True, "executor": "serial", "budget": 0.03}
 
@@ -109,6 +111,25 @@ def test_adapt_does_what_was_advised(net: str, blobs: DataSet, written: Callable
     assert made is not None
     assert made.task.letters == advice.recommended.letters
     assert json.loads(json.dumps(made.task.recipes)) == json.loads(json.dumps(advice.recommended.recipes))
+
+
+def test_an_option_that_diverges_loses_and_harms_no_other(
+    net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs with the largest rate have no record, as where their loss is no number."""
+    train = Asking._train
+
+    def diverging(self: Asking, runs: Sequence[Run], keep: bool) -> dict[str, Record]:
+        whole = {key(run) for run in runs if run.recipes[-1].rate < RATES[-1]}
+        return {name: record for name, record in train(self, runs, keep).items() if name in whole}
+
+    monkeypatch.setattr(Asking, "_train", diverging)
+    advice = advise(net, written(blobs, 12), store=tmp_path / "store", **QUICK)
+    assert advice is not None
+    (lost,) = (one for one in advice.considered if one.policy == "linear probe" and one.rate == RATES[-1])
+    assert lost.trials == 5
+    assert lost.accuracy < 0.5 < advice.recommended.accuracy
+    assert advice.recommended.rate < RATES[-1]
 
 
 def test_one_image_a_class_is_told_and_nothing_is_tried(

@@ -14,9 +14,9 @@ from scipy import stats
 from layerwise.advising.advice import Advice, Considered, Labels
 from layerwise.advising.candidates import candidates, options, recipes
 from layerwise.advising.labels import Curve, curve, sizes
-from layerwise.advising.racing import PROBE, Race, last
+from layerwise.advising.racing import Race, last
 from layerwise.advising.reasons import Reason, reasons
-from layerwise.advising.rehearsal import Rehearsal, rehearsal
+from layerwise.advising.rehearsal import FOLD, Rehearsal, rehearsal
 from layerwise.data import DataSet, open_data
 from layerwise.data.dataset import save, shape_of
 from layerwise.data.groups import column_of
@@ -145,7 +145,7 @@ class Asking:
         """What is to be said of the data before anything is trained."""
         if self.rehearsal.folds:
             return []
-        return ["a class has one image to train on: nothing can be tried, and the advice is what is best elsewhere"]
+        return ["a class has one image to train on: nothing can be tried, and a linear probe is advised unseen"]
 
     @cached_property
     def place(self) -> Path:
@@ -172,9 +172,7 @@ class Asking:
         """Tell what trying every option would take, and what of it is spent at most."""
         race = self.race
         longest = max(race.options, key=lambda one: race.flops(race.run(one, self.rehearsal.task)))
-        run = replace(
-            race.run(longest, self.task), source=self.source if longest.candidate.treatment.needs_source else None
-        )
+        run = race.run(longest, self.task)
         job = self._job([run], self.data, Quiet())
         job.plan()
         seconds = job.forecast.wall_seconds * race.exhaustive / race.flops(run) / self.means.processes
@@ -277,7 +275,7 @@ class Asking:
     def _grown(self) -> Curve | None:
         """The learning curve of the linear probe on each fold."""
         race, labels = self.race, self.rehearsal.data.labels
-        held = self.rehearsal.data.columns["fold"]
+        held = self.rehearsal.data.columns[FOLD]
         fewest = min(
             int(np.bincount(labels[held != int(fold)], minlength=len(self.task.classes)).min())
             for fold in self.rehearsal.folds
@@ -285,13 +283,14 @@ class Asking:
         samples = sizes(fewest)
         if not samples:
             return None
-        probe = next(one for one in race.options if one.candidate.policy == PROBE and one.rate == 0.01)
         runs = {
-            (fold, shots): race.run(probe, replace(self.rehearsal.held_out(fold), shots=shots))
+            (fold, shots): race.run(race.middle_probe, replace(self.rehearsal.held_out(fold), shots=shots))
             for fold in self.rehearsal.folds
             for shots in samples
         }
         records = self._train(list(runs.values()), False)
+        if any(key(run) not in records for run in runs.values()):
+            return None  # one diverged
         race.spent += sum(race.flops(run) for run in runs.values())
         right = {
             fold: [last(records[key(runs[fold, shots])].result["curve"], "accuracy") for shots in samples]
@@ -313,7 +312,7 @@ class Asking:
     def _train(self, runs: Sequence[Run], keep: bool) -> dict[str, Record]:
         job = self._job(runs, self.rehearsal.data, Quiet(), keep=keep)
         job.complete()
-        if job.failures:
+        if job.failures and not job.records:
             raise StudyError(job.failures[0])
         return job.records
 

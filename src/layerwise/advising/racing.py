@@ -102,7 +102,8 @@ class Race:
         is_probe = all(self.options[one.option].candidate.policy == PROBE for one in chosen)
         records = self.train(list(runs.values()), is_probe)
         for one, run in runs.items():
-            accuracy = last(records[key(run)].result["curve"], "accuracy")
+            record = records.get(key(run))  # a net that diverged is right by chance
+            accuracy = last(record.result["curve"], "accuracy") if record else 1 / run.task.width
             self.trials.append(Trial(one.option, one.fold, one.share, one.examples, accuracy))
             self.spent += one.flops
 
@@ -114,12 +115,16 @@ class Race:
         return Run(self.net, task, treatment, source, how, self.seed, draw=1)
 
     @cached_property
+    def middle_probe(self) -> Option:
+        """The linear probe with the middle rate."""
+        return next(one for one in self.options if one.candidate.policy == PROBE and one.rate == RATES[1])
+
+    @cached_property
     def rates(self) -> tuple[float, ...]:
         """Rates per layer by gradient signal, of the first fold's linear probe; one pass over the images."""
         task = self.rehearsal.held_out(self.rehearsal.folds[0])
-        middle = next(one for one in self.options if one.candidate.policy == PROBE and one.rate == RATES[1])
         net = build(self.net, self.shape, task.outputs, 0)
-        net.load_state_dict(restore(self.store, key(self.run(middle, task))).weights)
+        net.load_state_dict(restore(self.store, key(self.run(self.middle_probe, task))).weights)
         found = layers(net, torch.zeros(1, *self.shape))
         return rates_of(relative_gradients(net, found, feed(task, self.rehearsal.data, self.net)))
 
