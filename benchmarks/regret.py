@@ -1,9 +1,12 @@
-"""The exhaustive search that advice is measured against: every option of every cell and draw, trained and tested.
+"""The regret of advice: the exhaustive search that it spares, the advice itself, and what it lost.
 
-    python benchmarks/regret.py search SHARED [--store DIR] [--cells TEXT] [--seeds N]    # hours; what is stored stays
+    python benchmarks/regret.py search SHARED     # every option of every cell and draw, trained and tested; hours
+    python benchmarks/regret.py advise SHARED     # advice on every draw, within the budget
+    python benchmarks/regret.py score SHARED      # the table of docs/regret.md
 
 Every option (a treatment with a learning rate) is trained on the whole training set and its test accuracy kept, in a
-table for each cell under DIR/search. SHARED is the folder of the shared data.
+table for each cell under DIR/search; advice, which sees the training sets alone, under DIR/advised. What is stored
+stays. SHARED is the folder of the shared data; `--store DIR`, `--cells TEXT` and `--seeds N` choose what is done.
 """
 
 import argparse
@@ -13,37 +16,66 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from cells import CELLS, ORIGINS, Bench, Cell, task, weights
+from scoring import DRAW, OPTION, coverage, fixed, interval, regret
 
 from layerwise import train_all
+from layerwise.advising.advise import Asking
 from layerwise.advising.candidates import RATES, Option, candidates, options, recipes
 from layerwise.advising.gradient import rates_of, relative_gradients
 from layerwise.data.dataset import DataSet
-from layerwise.feed import feed
+from layerwise.feed import feed, scaled
+from layerwise.job import Means
 from layerwise.layers import layers
-from layerwise.nets import build
+from layerwise.nets import architecture, build
+from layerwise.probes.activations import activations
+from layerwise.probes.scores import FROM_FEATURES, scores
 from layerwise.progress import Quiet
 from layerwise.result import restore
 from layerwise.run import Run, Weights, key
 from layerwise.tasks import Task
 
+FREEZING = ("linear probe", "freeze 1/4", "freeze 2/4", "freeze 3/4", "fine-tune")
+FIXED = ("linear probe", "fine-tune", "LP-FT", "Auto-RGN", "scratch")
 GROUPS = {"resnet20": (1, *(2,) * 9, 1), "resnet32": (1, *(2,) * 15, 1)}  # layers a residual block; others have none
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("what", choices=("search",))
+    asked.add_argument("what", choices=("search", "advise", "score"))
     asked.add_argument("shared", type=Path, help="the folder of the shared data")
     asked.add_argument("--store", type=Path, default=Path("layerwise-regret"))
     asked.add_argument("--cells", default="", help="only cells whose names contain this")
     asked.add_argument("--seeds", type=int, help="at most so many draws a cell")
+    asked.add_argument("--budget", type=float, default=0.1, help="of advice: a share of the exhaustive search")
     chosen = asked.parse_args()
     torch.set_num_threads(1)
     bench = Bench(chosen.shared.absolute(), chosen.store.absolute())
     cells = [cell for cell in CELLS if chosen.cells in cell.name]
+    if chosen.seeds is not None:
+        cells = [replace(cell, seeds=min(chosen.seeds, cell.seeds)) for cell in cells]
+    if chosen.what == "score":
+        print(scored(read(bench.store / "search", cells), read(bench.store / "advised", cells)))
+        return
     for cell in cells:
-        search(bench, cell if chosen.seeds is None else replace(cell, seeds=min(chosen.seeds, cell.seeds)))
+        search(bench, cell) if chosen.what == "search" else advise(bench, cell, chosen.budget)
+
+
+def read(folder: Path, cells: list[Cell]) -> pd.DataFrame:
+    """The tables of these cells that are there."""
+    there = [path for cell in cells if (path := folder / f"{cell.name}.json").exists()]
+    if not there:
+        raise SystemExit(f"{folder} has no table of these cells; run {folder.name} first")
+    return pd.concat([pd.DataFrame(json.loads(path.read_text())) for path in there], ignore_index=True)
+
+
+def write(folder: Path, cell: Cell, rows: list[dict[str, Any]], begun: float) -> None:
+    """A cell's table."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{cell.name}.json").write_text(json.dumps(rows, indent=0))
+    print(f"{cell.name}: {len(rows)} rows, {time.perf_counter() - begun:.0f} s", flush=True)
 
 
 def search(bench: Bench, cell: Cell) -> None:
@@ -56,19 +88,71 @@ def search(bench: Bench, cell: Cell) -> None:
     every = [(draw, option, draw.run(option, draw.rates(bench))) for draw in draws for option in draw.options]
     records = train_all([run for _, _, run in every], data, store=bench.store, listener=Quiet())
     rows = [row(cell, draw.seed, option, run, records[key(run)].result) for draw, option, run in every]
-    place = bench.store / "search"
-    place.mkdir(exist_ok=True)
-    (place / f"{cell.name}.json").write_text(json.dumps(rows, indent=0))
-    print(f"{cell.name}: {len(rows)} runs, {time.perf_counter() - begun:.0f} s", flush=True)
+    write(bench.store / "search", cell, rows, begun)
+
+
+def advise(bench: Bench, cell: Cell, budget: float) -> None:
+    """Ask for advice on each draw of a cell, as a user would, and write what was advised."""
+    begun = time.perf_counter()
+    write(
+        bench.store / "advised", cell,
+        [advised(Draw.of(bench, cell, seed), cell, bench, budget) for seed in range(cell.seeds)], begun,
+    )  # fmt: skip
+
+
+def advised(draw: "Draw", cell: Cell, bench: Bench, budget: float) -> dict[str, Any]:
+    """What is advised in one draw, and what single scores of the layers would have done."""
+    content = bench.shelf.weights(draw.source.digest)
+    asking = Asking(
+        draw.net, content, cell.origin, draw.data, draw.task, None, "block", bench.shelf, Means(), Quiet(), draw.seed
+    )
+    found = asking.advice(budget, (), "")
+    best, (low, high) = found.recommended, found.interval
+    return {
+        "cell": cell.name,
+        "seed": draw.seed,
+        "policy": best.policy,
+        "treatment": best.letters,
+        "rate": best.rate,
+        "expected": best.accuracy,
+        "low": low,
+        "high": high,
+        "level": found.level,
+        "share": found.cost["spent"] / found.cost["exhaustive"],
+        "by_score": by_score(asking),
+    }
+
+
+def by_score(asking: Asking) -> dict[str, str]:
+    """For each score the policy that keeps what lies up to its best layer frozen, and tunes the rest."""
+    data = asking.rehearsal.data
+    names = [layer.name for layer in asking.source_layers[:-1]]
+    seen = activations(asking.source_net, scaled(data.images, architecture(asking.net)), found=asking.source_layers)
+    labels = torch.from_numpy(data.labels)
+    of_layers = [scores(seen[name], labels) for name in names]
+    frozen = {
+        option.candidate.policy: option.candidate.treatment.expanded.count("F")
+        for option in asking.race.options
+        if option.candidate.policy in FREEZING
+    }
+    found = {}
+    for score in FROM_FEATURES:
+        values = [one[score] for one in of_layers]
+        known = [k for k, value in enumerate(values) if not isinstance(value, str)]
+        if known:
+            depth = 1 + max(known, key=lambda k: values[k])
+            found[score] = min(frozen, key=lambda policy: abs(frozen[policy] - depth))
+    return found
 
 
 def row(cell: Cell, seed: int, option: Option, run: Run, result: dict[str, Any]) -> dict[str, Any]:
     """What became of an option in one draw."""
     return {
         "cell": cell.name,
+        "shots": cell.shots,
         "seed": seed,
         "policy": option.candidate.policy,
-        "treatment": str(run.treatment),
+        "treatment": option.candidate.treatment.expanded,
         "rate": option.rate,
         **{what: value for _, split, what, value in result["curve"] if split == "test"},
         "flops": result["train_flops"],
@@ -119,6 +203,61 @@ class Draw:
         net.load_state_dict(restore(bench.shelf, key(self.run(self.probe))).weights)
         found = layers(net, torch.zeros(1, *shape))
         return rates_of(relative_gradients(net, found, feed(self.task, self.data, self.net)))
+
+
+def scored(searched: pd.DataFrame, advised: pd.DataFrame, fewest: int = 5) -> str:
+    """The regret of advice and of what would have been done without it, as tables in Markdown.
+
+    Cells of fewer samples a class are in the second table alone.
+    """
+    few = set(searched.loc[searched["shots"] < fewest, "cell"])
+    enough, counted = (table[~table["cell"].isin(few)] for table in (searched, advised))
+    there = enough.merge(counted[DRAW], "inner", DRAW)
+    choices = {"**advice**": counted} | {policy: fixed(there, policy) for policy in FIXED}
+    choices |= {f"best layer by {name}": following(there, counted, name) for name in FROM_FEATURES}
+    lines = ["| choice | mean regret | 95 % | worst cell | worst draw |", "|---|---|---|---|---|"]
+    for name, chosen in choices.items():
+        found = regret(there, chosen)
+        low, high = interval(found.by_draw)
+        lines.append(
+            f"| {name} | {found.mean:.2f} | {low:.2f} to {high:.2f} | {found.worst:.1f} ({found.worst_cell}) | "
+            f"{found.by_draw.max():.1f} |"
+        )
+    lines += ["", *_each(searched, advised), "", _told(there, counted)]
+    return "\n".join(lines)
+
+
+def following(searched: pd.DataFrame, advised: pd.DataFrame, score: str) -> pd.DataFrame:
+    """What a single score of the layers would have chosen, at the one rate that is the best over all."""
+    named = advised.assign(policy=[one.get(score, "fine-tune") for one in advised["by_score"]])
+    rows = named[[*DRAW, "policy"]].merge(searched, "left", [*DRAW, "policy"])
+    means = rows.groupby(["cell", "rate"])["accuracy"].mean().groupby("rate").mean()
+    return rows[rows["rate"] == means.idxmax()]
+
+
+def _each(searched: pd.DataFrame, advised: pd.DataFrame) -> list[str]:
+    lines = ["| cell | draws | best option | its accuracy | advice | regret | cost |", "|---|---|---|---|---|---|---|"]
+    for cell, told in advised.groupby("cell", sort=False):
+        rows = searched[searched["cell"] == cell].merge(told[DRAW], "inner", DRAW)
+        found = regret(rows, told)
+        means = rows.groupby(OPTION)["accuracy"].mean()
+        policy, _, rate = means.idxmax()
+        often = told["policy"].value_counts()
+        lines.append(
+            f"| {cell} | {len(told)} | {policy}, {rate:g} | {100 * means.max():.1f} | {often.index[0]} "
+            f"({often.iloc[0]} of {len(told)}) | {found.mean:+.2f} | {told['share'].mean():.1%} |"
+        )
+    return lines
+
+
+def _told(searched: pd.DataFrame, advised: pd.DataFrame) -> str:
+    honest = coverage(searched, advised, float(advised["level"].iloc[0]))
+    tested = "" if honest.p is None else f" (p = {honest.p:.2f} that they are honest, over cells)"
+    return (
+        f"{honest.draws} draws; advice spent {advised['share'].mean():.1%} of the exhaustive search on average and "
+        f"{advised['share'].max():.1%} at most. Its {honest.wanted:.0%} intervals held the accuracy that was got in "
+        f"{honest.share:.1%}{tested}."
+    )
 
 
 if __name__ == "__main__":

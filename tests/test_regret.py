@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import pandas as pd
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -57,8 +59,12 @@ def test_there_are_enough_draws_from_five_samples_a_class_up(cells: ModuleType) 
     assert len({cell.name for cell in cells.CELLS}) == len(cells.CELLS)
 
 
-def test_a_search_has_every_option_of_every_draw(
-    cells: ModuleType, shared: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_search_advice_on_its_draws_and_their_scores(
+    cells: ModuleType,
+    shared: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import regret
 
@@ -68,14 +74,106 @@ def test_a_search_has_every_option_of_every_draw(
     monkeypatch.setattr("layerwise.advising.candidates.EPOCHS", 0)
     shared("chars74k")
     folder = shared("mnist").parent
-    words = ["regret.py", "search", str(folder), "--store", str(tmp_path), "--cells", "mnist to letters by hand, 1 "]
-    monkeypatch.setattr(sys, "argv", [*words, "--seeds", "2"])
     cells.images.cache_clear()
     cells.weights.cache_clear()
-    regret.main()
+    for what in ("search", "advise", "score"):
+        words = [what, str(folder), "--store", str(tmp_path), "--cells", "mnist to letters by hand, 5 ", "--seeds", "2"]
+        monkeypatch.setattr(sys, "argv", ["regret.py", *words])
+        regret.main()
     (table,) = (tmp_path / "search").glob("*.json")
     rows = json.loads(table.read_text())
     options = {(row["treatment"], row["policy"], row["rate"]) for row in rows}
     assert len(rows) == 2 * len(options)
     assert {row["seed"] for row in rows} == {0, 1}
     assert all(0 <= row["accuracy"] <= 1 and row["flops"] > 0 for row in rows)
+    (advice,) = (tmp_path / "advised").glob("*.json")
+    told = json.loads(advice.read_text())
+    assert {(row["treatment"], row["policy"], row["rate"]) for row in told} <= options
+    assert all(0 < row["share"] <= 0.1 and row["low"] <= row["expected"] <= row["high"] for row in told)
+    assert all({"logme", "h_score"} <= set(row["by_score"]) for row in told)
+    printed = capsys.readouterr().out
+    assert "| **advice** |" in printed
+    assert "2 draws; advice spent" in printed
+
+
+@pytest.fixture
+def scoring(cells: ModuleType) -> ModuleType:
+    import scoring
+
+    return scoring
+
+
+def searched(accuracies: dict[str, list[float]], cell: str = "a") -> pd.DataFrame:
+    """A search in which each option is a policy of its own, with an accuracy for each draw."""
+    return pd.DataFrame(
+        [
+            {
+                "cell": cell,
+                "shots": 5,
+                "seed": seed,
+                "policy": name,
+                "treatment": name,
+                "rate": 0.1,
+                "accuracy": one,
+            }
+            for name, accuracy in accuracies.items()
+            for seed, one in enumerate(accuracy)
+        ]
+    )
+
+
+def chosen(policies: list[str], cell: str = "a", **more: list[float]) -> pd.DataFrame:
+    rows = {"seed": range(len(policies)), "policy": policies, "treatment": policies}
+    return pd.DataFrame({"cell": cell, "rate": 0.1, **rows, **more})
+
+
+def test_the_best_is_chosen_on_the_other_half_of_the_draws(scoring: ModuleType) -> None:
+    table = searched({"x": [0.9, 0.5, 0.9, 0.5], "y": [0.6, 0.8, 0.6, 0.8]})
+    found = scoring.best_on_other_half(table)  # y is best on draws 1 and 3, x on 0 and 2
+    assert found.tolist() == [0.6, 0.5, 0.6, 0.5]
+
+
+def test_luck_is_not_regret(scoring: ModuleType) -> None:
+    """Two options that are equally good: the regret of always taking one is zero on average, not the mean maximum."""
+    rng = np.random.default_rng(0)
+    table = searched({"x": list(rng.normal(0.5, 0.1, 400)), "y": list(rng.normal(0.5, 0.1, 400))})
+    score = scoring.regret(table, chosen(["x"] * 400))
+    luckiest = 100 * (table.groupby("seed")["accuracy"].max() - 0.5).mean()
+    assert luckiest > 5
+    assert abs(score.mean) < 1.5
+
+
+def test_regret_by_hand(scoring: ModuleType) -> None:
+    table = pd.concat([searched({"x": [0.8, 0.9], "y": [0.5, 0.4]}), searched({"x": [0.6, 0.6], "y": [0.7, 0.9]}, "b")])
+    score = scoring.regret(table, pd.concat([chosen(["x", "y"]), chosen(["y", "x"], "b")]))
+    assert score.by_draw.tolist() == pytest.approx([0, 50, 0, 30])
+    assert (score.mean, score.worst, score.worst_cell) == (pytest.approx(20), pytest.approx(25), "a")
+    with pytest.raises(ValueError, match=r"no search has z at 0\.1 in a"):
+        scoring.regret(table, chosen(["x", "z"]))
+
+
+def test_a_fixed_policy_has_the_rate_that_is_best_over_all_cells(scoring: ModuleType) -> None:
+    table = pd.concat(
+        [searched({"x": [0.5, 0.6]}), searched({"x": [0.7, 0.8]}).assign(rate=0.2), searched({"y": [0.9, 0.9]})]
+    )
+    assert scoring.fixed(table, "x")["accuracy"].tolist() == [0.7, 0.8]
+
+
+def test_coverage_counts_what_was_held_and_tests_it_over_cells(scoring: ModuleType) -> None:
+    cells = list("abcdefgh")
+    table = pd.concat([searched({"x": [0.5] * 10}, cell) for cell in cells])
+    held = [9, 10, 8, 9, 9, 10, 8, 9]  # of ten intervals
+    told = [
+        chosen(["x"] * 10, cell, low=[0.4] * 10, high=[0.6] * count + [0.45] * (10 - count))
+        for cell, count in zip(cells, held, strict=True)
+    ]
+    found = scoring.coverage(table, pd.concat(told), 0.9)
+    assert (found.draws, found.share, found.p) == (80, pytest.approx(0.9), pytest.approx(1.0))
+    short = scoring.coverage(table, pd.concat(told).assign(high=0.45), 0.9)
+    assert (short.share, short.p) == (0.0, 0.0)
+
+
+def test_the_interval_is_over_cells(scoring: ModuleType) -> None:
+    found = pd.Series([1.0, 3.0, 5.0, 7.0], pd.MultiIndex.from_product([["a", "b"], [0, 1]], names=["cell", "seed"]))
+    low, high = scoring.interval(found)  # cells 2 and 6: mean 4, deviation 2 sqrt(2), t of one degree 12.706
+    assert (low, high) == (pytest.approx(4 - 12.7062 * 2, rel=1e-4), pytest.approx(4 + 12.7062 * 2, rel=1e-4))

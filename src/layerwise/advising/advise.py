@@ -185,7 +185,7 @@ class Asking:
         """Race, look at the layers, and conclude."""
         begun = time.perf_counter()
         race = self.race
-        grown = self._grown() if race.rehearsal.folds else None
+        grown = self._grown(budget) if race.rehearsal.folds else None
         race.go(budget, self._told)
         why = self._why()
         belief, best = race.belief, race.belief.best
@@ -204,7 +204,7 @@ class Asking:
         job = self._job([], self.data, Quiet())
         return Advice(
             net=self.called,
-            layers=tuple(layer.name for layer in self._layers),
+            layers=tuple(layer.name for layer in self.source_layers),
             granularity=self.granularity,
             data={
                 "name": self.data.name, "digest": self.data.digest,
@@ -247,23 +247,26 @@ class Asking:
         return net_state(self.content, self.net, self.shape, self.called)
 
     @cached_property
-    def _net(self) -> torch.nn.Module:
+    def source_net(self) -> torch.nn.Module:
         """The source net with the head that it came with."""
         net = build(self.net, self.shape, head_width(self._state, self.net, self.shape), 0)
         net.load_state_dict(self._state, strict=False)  # batch norm's counters may be absent; net_state looked
         return net
 
     @cached_property
-    def _layers(self) -> tuple[Layer, ...]:
-        return layers(self._net, torch.zeros(1, *self.shape))
+    def source_layers(self) -> tuple[Layer, ...]:
+        """Its layers."""
+        return layers(self.source_net, torch.zeros(1, *self.shape))
 
     def _why(self) -> tuple[Reason, ...]:
         """What a linear probe says of each layer in front of the head."""
         there = self.rehearsal.data
         some = np.random.default_rng(self.seed).permutation(len(there.labels))[:MOST_PROBED]
-        seen = activations(self._net, scaled(there.images[np.sort(some)], architecture(self.net)), found=self._layers)
+        seen = activations(
+            self.source_net, scaled(there.images[np.sort(some)], architecture(self.net)), found=self.source_layers
+        )
         labels = torch.from_numpy(there.labels[np.sort(some)])
-        names = [layer.name for layer in self._layers[:-1]]
+        names = [layer.name for layer in self.source_layers[:-1]]
         self.listener.say(f"Looking at {len(names)} layers")
         try:
             found = linear_probes({name: seen[name] for name in names if name in seen}, labels)
@@ -272,8 +275,8 @@ class Asking:
         probed = [one if isinstance(one := found.get(name), LinearProbe) else None for name in names]
         return reasons(names, probed, 1 / len(self.task.classes))
 
-    def _grown(self) -> Curve | None:
-        """The learning curve of the linear probe on each fold."""
+    def _grown(self, budget: float) -> Curve | None:
+        """The learning curve of the linear probe on each fold; none where it would take half of the budget."""
         race, labels = self.race, self.rehearsal.data.labels
         held = self.rehearsal.data.columns[FOLD]
         fewest = min(
@@ -288,10 +291,13 @@ class Asking:
             for fold in self.rehearsal.folds
             for shots in samples
         }
+        cost = sum(race.flops(run) for run in runs.values())
+        if cost > race.left(budget) / 2:
+            return None
         records = self._train(list(runs.values()), False)
         if any(key(run) not in records for run in runs.values()):
             return None  # one diverged
-        race.spent += sum(race.flops(run) for run in runs.values())
+        race.spent += cost
         right = {
             fold: [last(records[key(runs[fold, shots])].result["curve"], "accuracy") for shots in samples]
             for fold in self.rehearsal.folds

@@ -1,7 +1,7 @@
 """The race: options tried on folds of the training set, the budget given to those still in question.
 
-First a linear probe is tried with every rate on every fold, which costs next to nothing and says how well this net does
-on these data at all. Then trials are bought one round after another (see `layerwise.advising.race`), with a quarter of
+First a linear probe is tried with every rate, on one fold and then, as far as the budget goes, on all: it costs little
+and says how well this net does on these data at all. Then trials are bought one round after another (see `layerwise.advising.race`), with a quarter of
 the steps or with all of them. Every trial is a run like any other: stored, resumed, trained in fleets.
 """
 
@@ -79,13 +79,18 @@ class Race:
     def go(self, budget: float, told: Callable[["Race"], None] = lambda race: None) -> None:
         """Race for a share of the exhaustive search's cost; `told` is called after each round."""
         probes = [k for k, one in enumerate(self.options) if one.candidate.policy == PROBE]
-        self.make([self._possible(k, fold, 1.0) for k in probes for fold in self.rehearsal.folds])
+        first = [self._possible(k, fold, 1.0) for fold in self.rehearsal.folds for k in probes]
+        afforded = np.cumsum([one.flops for one in first]) <= self.left(budget)
+        afforded[: len(probes)] = True  # what rates by gradient are taken from
+        self.make([one for one, has_room in zip(first, afforded, strict=True) if has_room])
         told(self)
-        while chosen := next_trials(
-            self.model, self.trials, self.possible, budget * self.exhaustive - self.spent, TOGETHER
-        ):
+        while chosen := next_trials(self.model, self.trials, self.possible, self.left(budget), TOGETHER):
             self.make(chosen)
             told(self)
+
+    def left(self, budget: float) -> float:
+        """Operations that may still be spent of a share of the exhaustive search."""
+        return budget * self.exhaustive - self.spent
 
     @property
     def possible(self) -> list[Possible]:
