@@ -1,8 +1,9 @@
 """The race: options tried on folds of the training set, the budget given to those still in question.
 
 First a linear probe is tried with every rate, on one fold and then, as far as the budget goes, on all: it costs little
-and says how well this net does on these data at all. Then trials are bought one round after another (see `layerwise.advising.race`), with a quarter of
-the steps or with all of them. Every trial is a run like any other: stored, resumed, trained in fleets.
+and says how well this net does on these data at all. Then trials are bought one round after another (see
+`layerwise.advising.race`), with a quarter of the steps or with all of them. Every trial is a run like any other:
+stored, resumed, trained in fleets.
 """
 
 from collections.abc import Callable, Sequence
