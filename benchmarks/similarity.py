@@ -104,7 +104,7 @@ CASES = {
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    asked.add_argument("cases", nargs="*", choices=CASES, default=[*CASES], metavar=" ".join(CASES))
+    asked.add_argument("cases", nargs="*", choices=CASES, metavar=" ".join(CASES))
     asked.add_argument("--examples", type=int, help="other numbers of them than each case has by itself")
     asked.add_argument("--repeats", type=int, default=5)
     asked.add_argument("--pairs", type=int, help="on which loops are timed; by default all 190 of pooled, 10 of others")
@@ -115,7 +115,7 @@ def main() -> None:
         print(json.dumps(measure(options)))
         return
     with tempfile.TemporaryDirectory(prefix="layerwise-similarity-") as made:
-        for name in options.cases:
+        for name in options.cases or CASES:
             compare(name, options, options.folder or Path(made))
 
 
