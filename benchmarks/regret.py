@@ -104,7 +104,7 @@ def advised(draw: "Draw", cell: Cell, bench: Bench, budget: float) -> dict[str, 
     """What is advised in one draw, and what single scores of the layers would have done."""
     content = bench.shelf.weights(draw.source.digest)
     asking = Asking(
-        draw.net, content, cell.origin, draw.data, draw.task, None, "block", bench.shelf, Means(), Quiet(), draw.seed
+        draw.net, content, cell.origin, draw.data, draw.task, "block", bench.shelf, Means(), Quiet(), draw.seed
     )
     found = asking.advice(budget, (), "")
     best, (low, high) = found.recommended, found.interval

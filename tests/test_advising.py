@@ -15,7 +15,7 @@ from layerwise.advising.cost import flops
 from layerwise.advising.gradient import rates_of, relative_gradients
 from layerwise.advising.race import Possible, gains_of, next_trials
 from layerwise.advising.rehearsal import FOLD, rehearsal
-from layerwise.data.dataset import DataSet, make
+from layerwise.data.dataset import COPIES, DataSet, make
 from layerwise.errors import LayersError
 from layerwise.feed import Feed, Part
 from layerwise.layers import layers
@@ -84,13 +84,33 @@ def test_a_rehearsal_has_the_training_images_and_no_others(blobs: DataSet) -> No
 
 
 def test_images_of_a_group_are_in_one_fold(grouped: DataSet) -> None:
-    task = Task(grouped.digest, (0, 1, 2, 3), 20, parts=Parts("random", 5))
-    there = rehearsal(grouped, task, groups="hand")
+    task = Task(grouped.digest, (0, 1, 2, 3), 20, parts=Parts("random", 5, groups=("hand",)))
+    there = rehearsal(grouped, task)
     train = np.sort(examples(task, grouped.labels, grouped.columns, grouped.class_names).train)
     folds = there.data.columns[FOLD]
-    for hand in range(5):
+    trained = set(grouped.columns["hand"][train].tolist())
+    assert len(trained) == len(there.folds) == 4  # the fifth hand is tested on
+    for hand in trained:
         assert len(set(folds[grouped.columns["hand"][train] == hand].tolist())) == 1
+
+
+def test_copies_of_one_picture_are_in_one_fold(blobs: DataSet) -> None:
+    """Fifteen pictures of each class, each twice: of the training images both are in the fold, or neither."""
+    same = np.arange(len(blobs.labels)) // 2 * 2
+    data = make("twice", blobs.images[same], blobs.labels, blobs.class_names, {COPIES: same})
+    task = Task(data.digest, (0, 1), parts=Parts("random", 6, groups=(COPIES,)))
+    there = rehearsal(data, task)
+    train = np.sort(examples(task, data.labels, data.columns, data.class_names).train)
+    folds = {picture: set(there.data.columns[FOLD][same[train] == picture].tolist()) for picture in set(same[train])}
+    assert set(map(len, folds.values())) == {1}
     assert len(there.folds) == 5
+
+
+def test_a_class_of_one_group_cannot_be_folded(blobs: DataSet) -> None:
+    """Whoever holds the group out has nothing to learn the class from."""
+    hands = np.where(blobs.labels == 0, 0, 1 + np.arange(len(blobs.labels)) % 5)
+    data = make("one hand", blobs.images, blobs.labels, blobs.class_names, {"hand": hands})
+    assert rehearsal(data, Task(data.digest, (0, 1), parts=Parts("random", 5, groups=("hand",)))).folds == ()
 
 
 def test_a_validation_part_is_the_one_fold(blobs: DataSet) -> None:

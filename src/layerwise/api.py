@@ -10,17 +10,16 @@ from typing import Any
 import psutil
 from torch import nn
 
-from layerwise.data import open_data
-from layerwise.data.dataset import DataSet, save, shape_of
-from layerwise.data.groups import column_of
+from layerwise.data.dataset import DataSet, save
 from layerwise.errors import StudyError, unknown
 from layerwise.every import every
 from layerwise.execute.forecast import Size
 from layerwise.execute.plan import Plan
+from layerwise.images import Images, open_images
 from layerwise.job import Job, Means
 from layerwise.measure import Measurement, measure
 from layerwise.nets import named, own_size
-from layerwise.nets.weights import parse_net, read_weights, wants_colour
+from layerwise.nets.weights import parse_net, read_weights
 from layerwise.outputs import Scoreboard, Study, claims, prepare
 from layerwise.plan_file import command_of, contents
 from layerwise.probes.activations import POOLINGS
@@ -97,13 +96,15 @@ def study(
     module, shelf = study_module(name), Store(Path(store))
     means = Means(executor, workers, device, deterministic, keep, address)
     net = net and named(without_weights(net))
-    opened, place = open_data(
-        data or module.DATA, shelf.folder / "data", resize=resize or (net and own_size(net)) or module.RESIZE,
-        grey=grey or module.GREY, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
+    usual = (net and own_size(net)) or module.RESIZE
+    images = Images(
+        data or module.DATA, classes, usual if resize is None else resize, grey or module.GREY, skip_unreadable,
+        drop_duplicates, groups, hold_out,
     )  # fmt: skip
+    opened, place = images.open(shelf.folder / "data")
     request = Request(
         opened, net, scale, seeds, trials, None if shots is None else tuple(shots), steps, source_steps, classes, known,
-        split, hold_out, precision, channels_last, experiments, augment, groups and column_of(groups),
+        split, hold_out, precision, channels_last, experiments, augment, images.group_column,
     )  # fmt: skip
     design = module.design(request)
     wanted, looks = module.runs(design), module.measurements(design)
@@ -181,28 +182,21 @@ def probe(
         raise StudyError(f"--memory {memory} is not possible; the least is 1, in megabytes")
     shelf, means = Store(Path(store)), Means("serial", device="cpu", keep=True)
     name, path = parse_net(net) if isinstance(net, str) else (None, None)
-    own = own_size(name) if name and not resize else None
-    read = partial(
-        open_data, data, shelf.folder / "data", resize=resize or own, grey=grey,
-        skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
-    )  # fmt: skip
-    opened, place = read()
-    if name and path and wants_colour(read_weights(path), name, shape_of(opened), str(net)):
-        opened, place = read(colour=True)
+    images = Images(data, classes, resize, grey, skip_unreadable, drop_duplicates, groups, hold_out)
+    opened = open_images(images, shelf.folder / "data", name, read_weights(path) if path else None, str(net))
     wish = Asked(
         net, known, classes, examples, shots, steps, batch_size, rate, hold_out, seed, tuple(mean), tuple(std),
-        groups and column_of(groups),
+        images.group_column,
     )  # fmt: skip
     wishes = [wish, *([replace(wish, net=against)] if against and compares(names) else [])]
-    plans = [fitted(one, opened, beside=wishes[-1 - k]) for k, one in enumerate(wishes)]
+    plans = [fitted(one, opened.data, beside=wishes[-1 - k]) for k, one in enumerate(wishes)]
     if out is not None:
         prepare(Path(out))
-    sized = [f"images are made {own} x {own}, the net's own size; --resize makes them others"] if own else []
-    notes = list(dict.fromkeys([*sized, *opened.notes, *(note for plan in plans for note in plan.notes)]))
+    notes = list(dict.fromkeys([*opened.data.notes, *(note for plan in plans for note in plan.notes)]))
     for note in notes:
         listener.say(f"Note: {note}")
     wanted = [plan.run for plan in plans if plan.run]
-    job = Job(wanted, shelf, opened, {opened.digest: place}, means, listener)
+    job = Job(wanted, shelf, opened.data, {opened.data.digest: opened.place}, means, listener)
     for run in wanted:
         _check_room(job.size(run))
     made = job.complete() if wanted else Plan((), (), frozenset())

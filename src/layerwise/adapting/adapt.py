@@ -4,9 +4,9 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -21,19 +21,27 @@ from layerwise.adapting.measured import Measured, measured
 from layerwise.adapting.training import Training
 from layerwise.adapting.wish import Fitted, Wish, fitted, task_name
 from layerwise.curve import EVALUATION_BATCH
-from layerwise.data import DataSet, open_data
-from layerwise.data.dataset import shape_of
-from layerwise.data.groups import column_of
-from layerwise.errors import DataError, StudyError
+from layerwise.data.dataset import DataSet, shape_of
+from layerwise.errors import DataError, LayersError, StudyError
+from layerwise.images import Images, open_images
 from layerwise.job import Means, counts
-from layerwise.nets import architecture, own_size
-from layerwise.nets.weights import parse_net, read_weights, wants_colour
+from layerwise.nets import architecture
+from layerwise.nets.weights import parse_net, read_weights
 from layerwise.progress import Quiet, Terminal
-from layerwise.run import key
+from layerwise.run import Run, key
 from layerwise.store import Store
 from layerwise.tasks import examples
 
 VERSIONS_OF = ("torch", "numpy", "pillow", "safetensors")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A net before it is trained."""
+
+    name: str  # of its architecture
+    content: bytes | None  # of the file of its weights
+    called: str  # that file, in errors
 
 
 @dataclass(frozen=True)
@@ -56,26 +64,30 @@ class Target:
         before = described.read(Path(onto))
         return cls(Path(onto), task_name(task, data, [other.name for other in before.tasks]), before)
 
-    def begun(self, net: str | None) -> tuple[str, bytes | None]:
-        """The name of the net that is trained, and the file of weights that it begins with."""
+    def begun(self, net: str | None) -> Beginning:
+        """The net that is trained, and the weights that it begins with."""
         if self.before is not None:
             known(self.before.net, net, self.folder)
-            return self.before.net, described.content(self.folder, self.before, MODEL)
+            content = described.content(self.folder, self.before, MODEL)
+            return Beginning(self.before.net, content, str(self.folder / MODEL))
         if net is None:
             raise StudyError("the net is missing; write: layerwise adapt NET DATA")
         name, path = parse_net(net)
-        return name, read_weights(path) if path else None
+        return Beginning(name, read_weights(path) if path else None, str(path or name))
 
-    def options(self, name: str, resize: int | None, *, grey: bool) -> tuple[int | None, bool]:
-        """How images are made alike: over a trunk, as they were for it; else as asked, or as the net wants them."""
+    def like(self, asked: Images) -> Images:
+        """The images as asked; over a trunk made as they were for it, so in colour pictures too become grey."""
         if self.before is None:
-            return resize or own_size(name), grey
+            return asked
         made = self.before.preprocessing
-        if (resize is not None and resize != made.resize) or grey > made.grey:
+        is_grey = made.channels == 1
+        if asked.resize not in (None, made.resize) or (asked.grey and not is_grey):
+            size = f"--resize {made.resize}" if made.resize else "as they come"
             raise StudyError(
-                f"--onto {self.folder}: images are made as they were for its trunk; leave out --resize and --grey"
+                f"--onto {self.folder}: images are made as they were for its trunk ({size}, "
+                f"{'grey' if is_grey else 'colour'}); leave out --resize and --grey"
             )
-        return made.resize, made.grey
+        return replace(asked, resize=made.resize, grey=is_grey)
 
     def check(self, data: DataSet) -> None:
         """Raise DataError where these images are not such as the trunk takes."""
@@ -83,7 +95,7 @@ class Target:
             return
         there, here = ("x".join(map(str, shape)) for shape in (self.before.preprocessing.shape, shape_of(data)))
         what = f"the images are {here} (channels, height, width), and the trunk in {self.folder} takes {there}"
-        raise DataError(f"{what}; adapt a net of its own to them, without --onto")
+        raise DataError(f"{what}, as they come; make them so yourself, or adapt a net of their own, without --onto")
 
 
 def adapt(
@@ -135,73 +147,85 @@ def adapt(
     if onnx:
         check_can_export()
     target = Target.of(out, onto, task, data)
-    name, content = target.begun(net)
-    resize, grey = target.options(name, resize, grey=grey)
+    began = target.begun(net)
     shelf, means = Store(Path(store)), Means(executor, workers, device, deterministic)
-    read = partial(
-        open_data, data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable,
-        drop_duplicates=drop_duplicates, groups=groups,
-    )  # fmt: skip
-    opened, place = read()
-    if content is not None and wants_colour(content, name, shape_of(opened), net or str(target.folder)):
-        opened, place = read(colour=True)
-    target.check(opened)
+    asked = target.like(Images(data, classes, resize, grey, skip_unreadable, drop_duplicates, groups, hold_out))
+    opened = open_images(asked, shelf.folder / "data", began.name, began.content, began.called)
+    target.check(opened.data)
     wish = Wish(
-        name, content, treatment, None if advice is None else Path(advice), granularity, classes, hold_out,
-        groups and column_of(groups), share, no_test, None if rates is None else tuple(rates), steps, batch_size,
-        augment, seed, target.before,
+        began.name, began.content, opened.asked, treatment, None if advice is None else Path(advice), granularity,
+        share, no_test, None if rates is None else tuple(rates), steps, batch_size, augment, seed, target.before,
+        began.called,
     )  # fmt: skip
-    plan = fitted(wish, opened)
-    for note in (*opened.notes, *plan.notes):
+    plan = fitted(wish, opened.data)
+    notes = (*opened.data.notes, *plan.notes)
+    for note in notes:
         listener.say(f"Note: {note}")
-    training = Training(plan, shelf, place, means, listener)
+    training = Training(plan, shelf, opened.place, means, listener)
     if dry_run:
         training.forecast()
         return None
     run, state, tried = training.carried_out()
-    learnt = Learnt(
-        name=target.task,
+    told = command or f"layerwise.adapt({net!r}, {data!r}, ...)"
+    learnt = taught(target.task, plan, run, tried, notes, told)
+    return written(target, plan, learnt, state, onnx=onnx)
+
+
+def taught(
+    task: str, plan: Fitted, run: Run, tried: tuple[dict[str, Any], ...], notes: tuple[str, ...], command: str
+) -> Learnt:
+    """What is to be said of the task once it is learnt; how good it is, is not measured yet."""
+    data = plan.data
+    return Learnt(
+        name=task,
         trunk=plan.trunk,
         classes=plan.class_names,
         treatment=str(plan.treatment),
         letters=plan.treatment.expanded,
-        granularity=granularity,
+        granularity=plan.wish.granularity,
         recipes=tuple(asdict(recipe) for recipe in run.recipes),
         tried=tried,
-        seed=seed,
+        seed=plan.wish.seed,
         run=key(run),
-        data={"name": opened.name, "digest": opened.digest, "images": counts(run.task, opened)},
+        data={"name": data.name, "digest": data.digest, "images": counts(run.task, data)},
         test=None,
-        notes=(*opened.notes, *plan.notes),
+        notes=notes,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command or f"layerwise.adapt({net!r}, {data!r}, ...)",
+        command=command,
     )
-    return written(target, plan, learnt, state, preprocessing(plan, resize, grey=grey), onnx=onnx)
 
 
-def preprocessing(plan: Fitted, resize: int | None, *, grey: bool) -> Preprocessing:
+def preprocessing(plan: Fitted) -> Preprocessing:
     """How images are made what the net takes."""
     mean, std = architecture(plan.wish.net).pixels(plan.shape[0])
-    return Preprocessing(*plan.shape, resize, grey, mean, std)
+    return Preprocessing(*plan.shape, plan.wish.images.resize, plan.wish.images.grey, mean, std)
 
 
-def written(
-    target: Target, plan: Fitted, learnt: Learnt, state: State, wanted: Preprocessing, *, onnx: bool
-) -> AdaptedNet:
+def written(target: Target, plan: Fitted, learnt: Learnt, state: State, *, onnx: bool) -> AdaptedNet:
     """Measure the trained net on the test images, write it into its folder, and give it."""
     wish, own = plan.wish, _own(target, plan, state)
-    empty = Described(wish.net, wish.digest, tuple(layer.name for layer in plan.found), wanted, (), {}, _versions())
+    layers = tuple(layer.name for layer in plan.found)
+    empty = Described(wish.net, wish.digest, layers, preprocessing(plan), (), {}, _versions())
     net = restored(target.before or empty, learnt, state)
     found = tested(net, plan)
     learnt = replace(learnt, test=asdict(found) if found else None)
-    net.task = learnt
-    files = {learnt.file: save(own), **({learnt.onnx: exported(net)} if onnx else {})}
+    net.task, files = learnt, {learnt.file: save(own)}
     if target.before is not None:
         net.described = described.add(target.folder, learnt, files, target.before.files[MODEL], card)
     else:
         net.described = empty.adding(learnt, {name: sha256(given) for name, given in files.items()})
         described.write(target.folder, net.described, files, card(net.described))
+    if onnx:
+        net.described = _exported(net, target.folder)
     return net
+
+
+def _exported(net: AdaptedNet, folder: Path) -> Described:
+    """What the folder says of itself with the net as ONNX in it too."""
+    try:
+        return described.attach(folder, {net.task.onnx: exported(net)}, card)
+    except LayersError as error:
+        raise LayersError(f"{error}; the adapted net itself is in {folder}") from error
 
 
 def _own(target: Target, plan: Fitted, state: State) -> State:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from layerwise.adapting.described import NAME, Described
 from layerwise.adapting.rates import Recipes, recipes, trial
 from layerwise.adapting.spreading import over_layers
-from layerwise.data.dataset import DataSet, shape_of
-from layerwise.errors import LayersError, StudyError
+from layerwise.data.dataset import COPIES, DataSet, shape_of
+from layerwise.errors import DataError, LayersError, StudyError
+from layerwise.images import Images
 from layerwise.job import counts
 from layerwise.layers import Layer, fit, layers
 from layerwise.nets import build, named
@@ -27,8 +28,10 @@ from layerwise.nets.weights import net_state, weights_digest
 from layerwise.run import Recipe, Run, Weights
 from layerwise.start import copy_layer
 from layerwise.studies.request import Request, share_out
-from layerwise.tasks import Parts, Task, choose_classes
+from layerwise.tasks import Parts, Task, choose_classes, examples
 from layerwise.treatment import Treatment
+
+SHOWN = 5  # classes that a note names
 
 WITH_WEIGHTS, WITHOUT, ONTO = "F*R > T*", "R*", "F*R"  # treatments, where none is given
 USUAL = {
@@ -44,12 +47,10 @@ class Wish:
 
     net: str  # the name of its architecture
     content: bytes | None  # of the file of its weights
+    images: Images  # as they were made, which a user may not have said
     treatment: str | None = None
     advice: Path | None = None
     granularity: str = "layer"
-    classes: str | None = None
-    hold_out: str | None = None
-    groups: str | None = None  # a column whose values are on one side of train and test
     share: float = 0.2  # of each class kept back, and of the rest to choose the rate by, where the data have no parts
     no_test: bool = False
     rates: tuple[float, ...] | None = None
@@ -58,6 +59,7 @@ class Wish:
     augment: str = ""
     seed: int = 0
     onto: Described | None = None
+    called: str | None = None  # the file of its weights, in errors
 
     @cached_property
     def digest(self) -> str | None:
@@ -76,8 +78,10 @@ class Wish:
             raise StudyError("--treatment and --advice both say what to do with the layers; pass one of them")
         if self.advice and (self.rates or self.steps or self.batch_size or self.augment):
             raise StudyError("--advice brings its own recipe; pass rates, steps and the like with --treatment instead")
-        if self.no_test and self.hold_out:
-            raise StudyError(f"--hold-out {self.hold_out} keeps images back and --no-test keeps none; pass one of them")
+        if self.advice and self.granularity != "layer":
+            raise StudyError(f"--advice has a letter for each layer; leave out --granularity {self.granularity}")
+        if self.no_test and (held := self.images.hold_out):
+            raise StudyError(f"--hold-out {held} keeps images back and --no-test keeps none; pass one of them")
 
 
 @dataclass(frozen=True)
@@ -125,21 +129,26 @@ class Fitted:
 def fitted(wish: Wish, data: DataSet) -> Fitted:
     """The runs that a wish means on these data; raises LayerwiseError for what does not go together."""
     told: list[str] = []
-    classes = choose_classes(wish.classes, data.class_names) if wish.classes else range(len(data.class_names))
+    wanted = wish.images.classes
+    classes = range(len(data.class_names)) if wanted is None else choose_classes(wanted, data.class_names)
     if len(classes) < 2:
-        raise StudyError(f"--classes {wish.classes} names one class, which tells nothing apart; name at least 2")
+        raise StudyError(f"--classes {wanted} names one class, which tells nothing apart; name at least 2")
     parted = Task(data.digest, tuple(classes), parts=_parts(wish, data, told), seed=wish.seed)
     task = replace(parted, parts=replace(parted.parts, validation=0))
+    images = counts(task, data)
+    if not wish.no_test:
+        told += _untested(wish.images, task, data)
     shape = shape_of(data)
     net = build(wish.net, shape, task.outputs, seed=0)
     found = layers(net, torch.zeros(1, *shape))
     treatment, advised = _treatment(wish, data, net, found, told)
     _check_source(wish, treatment, net.state_dict(), found, shape)
     trunk = _trunk(wish.onto, treatment) if wish.onto else 0
-    images = counts(task, data)
     choices = advised or recipes(
         images["train"], len(treatment.stages), wish.rates, wish.steps, wish.batch_size, wish.augment
     )
+    if wish.batch_size is not None and wish.batch_size > images["train"]:
+        told.append(f"--batch-size {wish.batch_size}: a step has all {images['train']:,} training images, no more")
     compared = None
     if len(choices) > 1:
         compared, choices = trial(
@@ -150,7 +159,8 @@ def fitted(wish: Wish, data: DataSet) -> Fitted:
 
 def _parts(wish: Wish, data: DataSet, told: list[str]) -> Parts:
     """Which images are kept back to test on, and which of the others can choose a rate."""
-    request = Request(data, wish.net, classes=wish.classes, hold_out=wish.hold_out, groups=wish.groups)
+    asked = wish.images
+    request = Request(data, wish.net, classes=asked.classes, hold_out=asked.hold_out, groups=asked.group_column)
     parts, notes = share_out(request, wish.share)
     if not wish.no_test:
         seen = ["whether the weights that the net began with were trained on test images is not known here"]
@@ -158,6 +168,21 @@ def _parts(wish: Wish, data: DataSet, told: list[str]) -> Parts:
         return parts
     told.append("no images are kept back, so nothing will be known of how good the net is on others")
     return replace(parts, by="random", held_out=(), test=0)
+
+
+def _untested(asked: Images, task: Task, data: DataSet) -> list[str]:
+    """The classes that have no test image; raises DataError where none has, and groups are to blame for it."""
+    tested = data.labels[examples(task, data.labels, data.columns, data.class_names).test]
+    without = [data.class_names[label] for label in task.classes if label not in tested]
+    columns = " or ".join(c for c in task.parts.groups if c != COPIES) if task.parts.by == "random" else ""
+    if columns and len(without) == len(task.classes):
+        raise DataError(
+            f"no image can be tested on: of every class all images are of one {columns}, or linked to the others; pass "
+            f"--no-test, or {'other --groups' if asked.groups else 'rename the column'}"
+        )
+    why = f": all its images are of one {columns}" if columns else ""
+    told = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
+    return [f"{len(without)} of {len(task.classes)} classes have no test image ({told}){why}"] if without else []
 
 
 def _treatment(
@@ -179,10 +204,10 @@ def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: 
     try:
         advice = json.loads(path.read_text(encoding="utf-8"))
         recommended = advice["recommended"]
-        letters, recipes = recommended["treatment"], tuple(map(_recipe, recommended["recipes"]))
-        names, about, of_data = list(advice["layers"]), advice["net"], advice["data"]["digest"]
-        accuracy, (low, high) = recommended.get("accuracy"), recommended.get("interval", (0, 0))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        letters, recipes = str(recommended["treatment"]), tuple(map(_recipe, recommended["recipes"]))
+        names, about, of_data = list(advice["layers"]), str(advice["net"]), advice["data"]["digest"]
+        expected = _expected(recommended)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise StudyError(
             f"--advice {path} is not what `layerwise advise` writes ({why}); pass its advice.json"
@@ -191,9 +216,16 @@ def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: 
         raise StudyError(f"--advice {path} is about net '{about}' of {len(names)} layers, not '{net}'; name that net")
     if of_data != data.digest:
         told.append(f"the advice {path} was given on other images (data {of_data}, not {data.digest})")
-    expected = f"; it expects {accuracy:.1%} of new images right ({low:.1%} to {high:.1%})" if accuracy else ""
     told.append(f"treatment: {Treatment.parse(letters)}, as {path} recommends{expected}")
     return letters, recipes
+
+
+def _expected(recommended: Mapping[str, Any]) -> str:
+    """What the advice says of the accuracy that will come out, if it says anything."""
+    if not (accuracy := recommended.get("accuracy")):
+        return ""
+    low, high = recommended.get("interval", (0, 0))
+    return f"; it expects {accuracy:.1%} of new images right ({low:.1%} to {high:.1%})"
 
 
 def _recipe(values: Mapping[str, Any]) -> Recipe:
@@ -216,9 +248,9 @@ def _check_source(
         raise LayersError(
             f"treatment '{treatment}' rewinds (W), and a file of weights does not say where they began; write T or R"
         )
-    given = net_state(wish.content, wish.net, shape, wish.net)
+    given = net_state(wish.content, wish.net, shape, wish.called or wish.net)
     for layer, letter in zip(found, treatment.letters()[0], strict=True):
-        if letter in {"F", "T", "M"}:
+        if letter[0] in {"F", "T", "M", "P"}:
             copy_layer(dict(fresh), given, layer.parameters, layer)
 
 

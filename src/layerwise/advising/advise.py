@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,15 @@ from layerwise.advising.labels import Curve, curve, sizes
 from layerwise.advising.racing import Race, last
 from layerwise.advising.reasons import Reason, reasons
 from layerwise.advising.rehearsal import FOLD, Rehearsal, rehearsal
-from layerwise.data import DataSet, open_data
-from layerwise.data.dataset import save, shape_of
-from layerwise.data.groups import column_of
+from layerwise.data.dataset import DataSet, save, shape_of
 from layerwise.errors import RepresentationError, StudyError
 from layerwise.execute.plan import Plan
 from layerwise.feed import scaled
+from layerwise.images import Images, open_images
 from layerwise.job import Job, Means, counts
 from layerwise.layers import Layer, layers
-from layerwise.nets import architecture, build, own_size
-from layerwise.nets.weights import head_width, net_state, parse_net, read_weights, wants_colour
+from layerwise.nets import architecture, build
+from layerwise.nets.weights import head_width, net_state, parse_net, read_weights
 from layerwise.plan_file import command_of, contents
 from layerwise.probes.activations import activations
 from layerwise.probes.linear import LinearProbe, linear_probes
@@ -85,19 +84,15 @@ def advise(
     if path is None:
         raise StudyError(f"net '{net}' has no weights, so there is nothing to transfer; write {net}@FILE.safetensors")
     content, shelf = read_weights(path), Store(Path(store))
-    read = partial(
-        open_data, data, shelf.folder / "data", resize=resize or own_size(name), grey=grey,
-        skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
-    )  # fmt: skip
-    opened, _ = read()
-    if wants_colour(content, name, shape_of(opened), net):
-        opened, _ = read(colour=True)
-    request = Request(opened, name, classes=classes, hold_out=hold_out, groups=groups and column_of(groups))
+    images = Images(data, classes, resize, grey, skip_unreadable, drop_duplicates, groups, hold_out)
+    opened = open_images(images, shelf.folder / "data", name, content, net).data
+    request = Request(opened, name, classes=classes, hold_out=hold_out, groups=images.group_column)
     parts, notes = share_out(request, share)
-    chosen = choose_classes(classes, opened.class_names) if classes else tuple(range(len(opened.class_names)))
+    names = opened.class_names
+    chosen = tuple(range(len(names))) if classes is None else choose_classes(classes, names)
     task = Task(opened.digest, chosen, shots, parts=replace(parts, validation=0), seed=seed)
     means = Means(executor, workers, device, deterministic)
-    asking = Asking(name, content, net, opened, task, request.groups, granularity, shelf, means, listener, seed)
+    asking = Asking(name, content, net, opened, task, granularity, shelf, means, listener, seed)
     for note in (*opened.notes, *notes, *asking.notes):
         listener.say(f"Note: {note}")
     asking.foretold(budget)
@@ -118,7 +113,6 @@ class Asking:
     called: str  # by the user
     data: DataSet
     task: Task
-    groups: str | None
     granularity: str
     store: Store
     means: Means
@@ -138,14 +132,15 @@ class Asking:
     @cached_property
     def rehearsal(self) -> Rehearsal:
         """The training images alone."""
-        return rehearsal(self.data, self.task, self.groups)
+        return rehearsal(self.data, self.task)
 
     @property
     def notes(self) -> list[str]:
         """What is to be said of the data before anything is trained."""
         if self.rehearsal.folds:
             return []
-        return ["a class has one image to train on: nothing can be tried, and a linear probe is advised unseen"]
+        one = "image, or one group of them," if self.task.parts.groups else "image"
+        return [f"a class has one {one} to train on: nothing can be tried, and a linear probe is advised unseen"]
 
     @cached_property
     def place(self) -> Path:

@@ -1,7 +1,7 @@
 """The training set alone, in folds: all that a race sees. Test images are not in it, so nothing can look at them.
 
 Each fold in turn is held out, to be predicted by a net that has learnt the others. Where the data have a validation
-part of their own, that is the one fold. Images of one group stay in one fold.
+part of their own, that is the one fold. Images of one group, and copies of one picture, stay in one fold.
 """
 
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from layerwise.data.dataset import DataSet, make
+from layerwise.grouping import together
 from layerwise.randomness import seed
 from layerwise.tasks import Parts, Task, examples
 
@@ -23,7 +24,7 @@ class Rehearsal:
 
     data: DataSet  # of the task's classes alone, in the task's order
     task: Task  # all of them; `held_out` makes the task of a fold
-    folds: tuple[str, ...]  # none where a class has a single image
+    folds: tuple[str, ...]  # none where a class has a single image, or a single group
 
     def held_out(self, fold: str) -> Task:
         """The task whose test part is this fold."""
@@ -34,8 +35,8 @@ class Rehearsal:
         return int(np.sum(self.data.columns[FOLD] == int(fold)))
 
 
-def rehearsal(data: DataSet, task: Task, groups: str | None = None) -> Rehearsal:
-    """The task's training images in folds; `groups` is a column of the data whose values stay in one fold."""
+def rehearsal(data: DataSet, task: Task) -> Rehearsal:
+    """The task's training images in folds; what its parts keep on one side (`task.parts.groups`) is in one fold."""
     chosen = examples(task, data.labels, data.columns, data.class_names)
     positions = np.sort(np.concatenate([chosen.train, chosen.validation]))  # the same with other test images
     numbered = np.full(len(data.class_names), -1)
@@ -45,7 +46,9 @@ def rehearsal(data: DataSet, task: Task, groups: str | None = None) -> Rehearsal
         fold = np.isin(positions, chosen.train).astype(np.int64)
         folds: tuple[str, ...] = ("0",)
     else:
-        fold = _folds(labels, None if groups is None else data.columns[groups][positions], task.seed)
+        columns = task.parts.groups
+        groups = together(data.columns, columns, len(data.labels))[positions] if columns else None
+        fold = _folds(labels, groups, task.seed)
         folds = tuple(map(str, np.unique(fold))) if fold.any() else ()
     names = [data.class_names[label] for label in task.classes]
     own = make(f"{data.name} to learn", np.asarray(data.images[positions]), labels, names, {FOLD: fold})
@@ -53,14 +56,14 @@ def rehearsal(data: DataSet, task: Task, groups: str | None = None) -> Rehearsal
 
 
 def _folds(labels: np.ndarray, groups: np.ndarray | None, drawn: int) -> np.ndarray:
-    """The fold of each image, stratified by class; all 0 where that cannot be."""
-    fewest = int(np.bincount(labels).min())
-    count = min(FOLDS, fewest if groups is None else len(np.unique(groups)))
-    found = np.zeros(len(labels), np.int64)
-    if count < 2:
-        return found
+    """The fold of each image, stratified by class; all 0 where each fold would take some class from the others."""
+    most = min(FOLDS, int(np.bincount(labels).min()), len(labels if groups is None else np.unique(groups)))
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    drawing = kind(count, shuffle=True, random_state=seed("folds", drawn) % 2**32)
-    for number, (_, held) in enumerate(drawing.split(labels, labels, groups)):
-        found[held] = number
-    return found
+    for count in range(most, 1, -1):
+        found = np.zeros(len(labels), np.int64)
+        drawing = kind(count, shuffle=True, random_state=seed("folds", drawn) % 2**32)
+        for number, (_, held) in enumerate(drawing.split(labels, labels, groups)):
+            found[held] = number
+        if all(len(np.unique(labels[found != number])) == labels.max() + 1 for number in range(count)):
+            return found
+    return np.zeros(len(labels), np.int64)

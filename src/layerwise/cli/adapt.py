@@ -27,7 +27,9 @@ from layerwise.cli.shared import (
     GreyOption,
     GroupsOption,
     HereOption,
+    HoldOutOption,
     ResizeOption,
+    ShareOption,
     UnreadableOption,
     WorkersOption,
     of_data,
@@ -106,19 +108,10 @@ def adapt(
     resize: ResizeOption = None,
     grey: GreyOption = False,
     skip_unreadable: UnreadableOption = False,
-    hold_out: Annotated[
-        str | None, of_data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54.")
-    ] = None,
+    hold_out: HoldOutOption = None,
     groups: GroupsOption = None,
     drop_duplicates: DuplicatesOption = False,
-    share: Annotated[
-        float,
-        of_data(
-            metavar="X",
-            help="Share of each class that is kept back to test on, and of the rest to choose the rate by, where the "
-            "data have no such parts.",
-        ),
-    ] = 0.2,
+    share: ShareOption = 0.2,
     no_test: Annotated[
         bool, of_data("--no-test", help="Keep none back: train on all, and do not know how good the net is.")
     ] = False,
@@ -187,7 +180,8 @@ def predict(
             else {"image": one.image, "class": one.class_name, "probabilities": dict(one.chances[:top])}
             for one in found
         ]
-        typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
+        text = json.dumps(told, indent=1, ensure_ascii=False)
+        typer.echo(text.encode(errors="backslashreplace").decode())  # of a name that is no text JSON has an escape
     elif rows := [_row(one, top or 3) for one in found if not one.error]:
         print_table(["image", "class", "probability", "else"], rows)
     for one in found:
@@ -236,4 +230,4 @@ def _print_adapted(found: Any, folder: Path) -> None:
         typer.echo(f"\n{task.treatment}: trained on all images, so its accuracy on others is not known")
     name = f" --task {task.name}" if len(found.described.tasks) > 1 else ""
     typer.echo(f"\nAdapted net: {folder} (model card: {folder / 'README.md'})")
-    typer.echo(f"Use it: layerwise predict {folder}{name} IMAGE...")
+    typer.echo(f"Use it: layerwise predict {shlex.quote(str(folder))}{name} IMAGE...")

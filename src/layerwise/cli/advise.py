@@ -24,10 +24,11 @@ from layerwise.cli.shared import (
     GreyOption,
     GroupsOption,
     HereOption,
+    HoldOutOption,
     ResizeOption,
+    ShareOption,
     UnreadableOption,
     WorkersOption,
-    of_data,
     of_running,
 )
 from layerwise.cli.study import INTERRUPTED, interrupt_once
@@ -68,15 +69,10 @@ def advise(
     resize: ResizeOption = None,
     grey: GreyOption = False,
     skip_unreadable: UnreadableOption = False,
-    hold_out: Annotated[
-        str | None,
-        of_data(metavar="COLUMN:VALUES", help="Keep the images with these values back, such as writer:40-54."),
-    ] = None,
+    hold_out: HoldOutOption = None,
     groups: GroupsOption = None,
     drop_duplicates: DuplicatesOption = False,
-    share: Annotated[
-        float, of_data(metavar="X", help="Share of each class that is kept back, where the data have no test part.")
-    ] = 0.2,
+    share: ShareOption = 0.2,
     seed: Annotated[int | None, of_running(metavar="N", parser=whole, help="Of every draw.  [default: 0]")] = None,
     store: StoreOption = STORE,
     out: Annotated[

@@ -21,9 +21,9 @@ from layerwise.cli.shared import (
     DuplicatesOption,
     GreyOption,
     GroupsOption,
+    HoldOutOption,
     ResizeOption,
     UnreadableOption,
-    of_data,
     of_running,
 )
 
@@ -93,10 +93,7 @@ def probe(
     skip_unreadable: UnreadableOption = False,
     groups: GroupsOption = None,
     drop_duplicates: DuplicatesOption = False,
-    hold_out: Annotated[
-        str | None,
-        of_data(metavar="COLUMN:VALUES", help="Probe on the images with these values, such as writer:40-54."),
-    ] = None,
+    hold_out: HoldOutOption = None,
     steps: Annotated[int, _training(metavar="N", parser=whole, help="Training steps.")] = 500,
     batch_size: Annotated[int, _training(metavar="N", parser=whole, help="Images a step.")] = 50,
     rate: Annotated[float, _training(metavar="X", help="Learning rate of SGD with momentum 0.9.")] = 0.05,

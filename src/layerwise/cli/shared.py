@@ -38,6 +38,18 @@ UnreadableOption = Annotated[
     bool, of_data("--skip-unreadable", help="Leave out images that cannot be read, and say so.")
 ]
 GroupsOption = Annotated[str | None, of_data(metavar="COLUMN", help=GROUPS_HELP)]
+HoldOutOption = Annotated[
+    str | None,
+    of_data(metavar="COLUMN:VALUES", help="Keep the images with these values back to test on, such as writer:40-54."),
+]
+ShareOption = Annotated[
+    float,
+    of_data(
+        metavar="X",
+        help="Share of each class that is kept back to test on, and of the rest to choose the rate by, where the data "
+        "have no such parts.",
+    ),
+]
 DuplicatesOption = Annotated[bool, of_data("--drop-duplicates", help=DUPLICATES_HELP)]
 HereOption = Annotated[str, of_running("--executor", **one_of(HERE))]
 WorkersOption = Annotated[

@@ -35,6 +35,7 @@ from layerwise.cli.shared import (
     DuplicatesOption,
     GreyOption,
     GroupsOption,
+    HoldOutOption,
     ResizeOption,
     UnreadableOption,
     of_data,
@@ -102,10 +103,7 @@ def study(
     groups: GroupsOption = None,
     drop_duplicates: DuplicatesOption = False,
     classes: ClassesOption = None,
-    hold_out: Annotated[
-        str | None,
-        of_data(metavar="COLUMN:VALUES", help="Test on the images with these values, such as writer:40-54."),
-    ] = None,
+    hold_out: HoldOutOption = None,
     experiments: Annotated[
         str | None,
         _design(
