@@ -33,6 +33,7 @@ from layerwise.data import open_data
 from layerwise.data.dataset import DataSet, make
 from layerwise.errors import DataError, LayersError, LayerwiseError, StoreError, StudyError
 from layerwise.feed import scaled
+from layerwise.images import Images
 from layerwise.layers import layers
 from layerwise.nets import NETS, build
 from layerwise.nets.weights import read_weights
@@ -331,7 +332,8 @@ def test_another_size_is_refused_where_training_set_none(base: Path, tmp_path: P
          "{0} holds net 'evil.py:net', which is made by a file or folder of your own, and such are used only where you "
          "name them: pass --net FILE.py:FUNCTION, or --net transformers:DIR"),
         (lambda folder: _say(folder, tasks=[]),
-         "{0} is no adapted net (layerwise.json names no task, or one by a strange name)"),
+         "{0} is no adapted net (layerwise.json has tasks that it cannot have been given); copy the folder again, or "
+         "adapt the net again"),
         (lambda folder: _say(folder, preprocessing={}),
          "{0} is no adapted net (layerwise.json lacks or misuses 'channels'); adapt the net again"),
     ],
@@ -551,7 +553,8 @@ def test_two_tasks_added_at_once_are_both_there(base: Path, made: Path, monkeypa
          "F, such as 'F*R', or adapt without --onto"),
         ({"task": "abc"}, "--task abc is there already (abc); pass another name"),
         ({"task": "../x"}, "--task '../x' is no name; use letters, digits, - and _, at most 64 of them"),
-        ({"resize": 28}, "--onto {0}: images are made as they were for its trunk; leave out --resize and --grey"),
+        ({"resize": 28},
+         "--onto {0}: images are made as they were for its trunk (--resize 32, grey); leave out --resize and --grey"),
         ({"out": "there"}, "--onto {0} adds to that folder, and --out there makes another; pass one of them"),
     ],
 )  # fmt: skip
@@ -574,8 +577,10 @@ def test_names_of_tasks_come_from_the_data_and_differ(base: Path, made: Path) ->
 
 
 def wished(base: Path, **more: Any) -> Fitted:
-    data, _ = open_data(f"folder:{base / 'abc'}", base / "store" / "data", resize=32)
-    return fitted(Wish("lenet5", read_weights(base / "lenet5.safetensors"), **more), data)
+    images = {name: more.pop(name) for name in ("classes", "groups", "hold_out") if name in more}
+    asked = Images(f"folder:{base / 'abc'}", resize=32, **images)
+    data, _ = asked.open(base / "store" / "data")
+    return fitted(Wish("lenet5", read_weights(base / "lenet5.safetensors"), asked, **more), data)
 
 
 def parts(plan: Fitted, data: DataSet, which: str) -> dict[str, set[int]]:
@@ -640,7 +645,10 @@ def test_letters_over_blocks_are_those_over_their_layers() -> None:
     weights = save(build("resnet20", (3, 32, 32), 10, 0).state_dict())
     for granularity, text, letters in (("block", "F10R", "F" * 19 + "R"), ("block", "F9TR", "F" * 17 + "TTR"),
                                        ("stage", "FFTTR", "F" * 7 + "T" * 12 + "R")):  # fmt: skip
-        assert fitted(Wish("resnet20", weights, text, granularity=granularity), data).treatment.expanded == letters
+        assert (
+            fitted(Wish("resnet20", weights, Images(""), text, granularity=granularity), data).treatment.expanded
+            == letters
+        )
 
 
 def test_groups_augmentation_and_copies_reach_the_engine(base: Path, tmp_path: Path) -> None:
@@ -733,7 +741,7 @@ def test_mistakes_are_told_before_anything_is_trained(
 def test_a_net_without_weights_has_nothing_to_copy(base: Path) -> None:
     data, _ = open_data(f"folder:{base / 'abc'}", base / "store" / "data", resize=32)
     with pytest.raises(StudyError) as told:
-        fitted(Wish("lenet5", None, "F*R"), data)
+        fitted(Wish("lenet5", None, Images(""), "F*R"), data)
     assert str(told.value) == (
         "treatment 'F5R' copies weights, and net 'lenet5' comes without any; write lenet5@FILE.safetensors, or "
         "--treatment 'R*' to train from scratch"

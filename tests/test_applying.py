@@ -249,7 +249,11 @@ def test_fresh_takes_layers_from_a_net_that_builds_itself() -> None:
         (lambda: apply(small(), "FZ", example=EXAMPLE), TreatmentError,
          "'FZ' has 'Z' for layer 2; the letters are F T R X M W P (see layerwise.treatment)"),
         (lambda: apply(small(), "WTTT", example=EXAMPLE), StudyError,
-         "treatment 'WT3' has W, which apply cannot carry out; use layerwise.adapt"),
+         "treatment 'WT3' has W: a net does not say what its weights were before it was trained; load those into these "
+         "layers, and write T"),
+        (lambda: apply(small(), "P(0.5,random,F)T3", example=EXAMPLE), StudyError,
+         "treatment 'P(0.5,random,F)T3' has P: an optimiser of your own moves whole tensors, and would move the units "
+         "that P keeps; train it with layerwise.adapt, or write T"),
         (lambda: apply(small(), "T*", example=EXAMPLE, outputs=2), LayersError,
          "treatment 'T4' copies the head '9' of net 'Sequential', which outputs=2 replaces; end it with R"),
         (lambda: apply(small(), "T*", example=EXAMPLE, layer_rates=(1, 2)), StudyError,

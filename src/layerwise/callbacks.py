@@ -8,6 +8,7 @@ other weights loaded into the net. Each takes what `apply` gave, and needs its o
     transformers(applied)    for transformers.Trainer(callbacks=[...])
 """
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -53,8 +54,8 @@ def transformers(applied: Applied) -> Any:
 
 
 def _library(*names: str) -> Any:
-    """The first of these modules that is installed."""
-    for name in names:
+    """The first of these modules that is installed, or rather of those that are in use already."""
+    for name in sorted(names, key=lambda name: name not in sys.modules):
         if find_spec(name.partition(".")[0]) is not None:
             return import_module(name)
     raise StudyError(

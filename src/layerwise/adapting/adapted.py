@@ -56,11 +56,11 @@ class AdaptedNet(nn.Module):
 
         Raises DataError, naming the file, where it cannot be read or is of another size and none was set in training.
         """
-        named = str(image) if isinstance(image, str | Path) else "the image"
+        called = str(image) if isinstance(image, str | Path) else "the image"
         try:
             found = pixels(image, self.preprocessing)
         except UnreadableError as error:
-            raise DataError(f"{named} {error}") from error
+            raise DataError(f"{called} {error}") from error
         return self.scaled(found[None].copy())[0]  # Pillow's pixels cannot be written to
 
     def scaled(self, found: np.ndarray) -> Float[Tensor, "some channels height width"]:
@@ -116,7 +116,8 @@ def known(name: str, given: str | None, folder: Path) -> None:
     """Raise StudyError where a net needs a file or folder of the user's that is not given here, or is another now."""
     if given is not None and named(given.partition("@")[0]) != name:
         raise StudyError(f"{folder} holds net '{name}', and '{given}' is '{named(given.partition('@')[0])}'; give that")
-    if ("#" in name or ".py:" in name) and place(name) is None:  # a folder from elsewhere may name any file here
+    of_a_file = ("#" in name or ".py:" in name) and place(name) is None
+    if of_a_file or named(name) != name:  # a folder from elsewhere may name any file or folder here
         raise StudyError(
             f"{folder} holds net '{name}', which is made by a file or folder of your own, and such are used only "
             "where you name them: pass --net FILE.py:FUNCTION, or --net transformers:DIR"

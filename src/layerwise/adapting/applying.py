@@ -31,6 +31,11 @@ from layerwise.start import match
 from layerwise.treatment import Treatment
 
 FROZEN = frozenset("FX")
+REFUSED = {
+    "P": "an optimiser of your own moves whole tensors, and would move the units that P keeps; train it with "
+    "layerwise.adapt, or write T",
+    "W": "a net does not say what its weights were before it was trained; load those into these layers, and write T",
+}
 
 
 @dataclass
@@ -128,8 +133,8 @@ def apply(
     width. Fresh layers (R, X, M) are drawn by each module's own `reset_parameters`, or taken from the net that `fresh`
     makes: apply it before the net goes to a GPU, and the seed decides the draw. The source is the net as it is now.
 
-    Raises TreatmentError and LayersError where the treatment does not fit the net, and StudyError for letters that need
-    the engine (`layerwise.adapt`): P ranks units on training data, W asks for the weights before training.
+    Raises TreatmentError and LayersError where the treatment does not fit the net, and StudyError for P and W: an
+    optimiser moves whole tensors, so it cannot keep some units of one; and no net says what it was before training.
     """
     made = copy.deepcopy(net)
     kind = type(net).__name__
@@ -154,9 +159,9 @@ def _check(
     outputs: int | None,
 ) -> None:  # fmt: skip
     letters = treatment.letters()
-    for letter in "PW":
+    for letter, why in REFUSED.items():
         if any(symbol[0] == letter for stage in letters for symbol in stage):
-            raise StudyError(f"treatment '{treatment}' has {letter}, which apply cannot carry out; use layerwise.adapt")
+            raise StudyError(f"treatment '{treatment}' has {letter}: {why}")
     if layer_rates and (len(layer_rates) != len(found) or rate is None):
         what = f"layer_rates are {len(layer_rates)}, the layers of net '{kind}' {len(found)}, and rate is {rate}"
         raise StudyError(f"{what}; pass a rate, and a multiplier of it for each layer")

@@ -1,5 +1,6 @@
 """The model card of an adapted net: README.md, made from what layerwise.json says."""
 
+import re
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import Any
@@ -24,7 +25,7 @@ MOST_CONFUSIONS = 15
 
 def card(described: Described) -> str:
     """The card in Markdown."""
-    title = f"# {described.net}, adapted to {_joined([task.name for task in described.tasks])}"
+    title = f"# {_plain(described.net)}, adapted to {_joined([task.name for task in described.tasks])}"
     parts = [title, _what(described), *(_task(described, task) for task in described.tasks), _use(described)]
     return "\n\n".join(parts) + "\n"
 
@@ -38,7 +39,7 @@ def _what(described: Described) -> str:
     several = len(described.tasks) > 1
     return "\n".join(
         [
-            f"- Net: `{described.net}`, {len(described.layers)} layers; it began with {began}",
+            f"- Net: {_code(described.net)}, {len(described.layers)} layers; it began with {began}",
             f"- Images: {kind}, {sized}; `(pixel / 255 - mean) / std` with mean {_numbers(made.mean)}, "
             f"std {_numbers(made.std)}",
             *["- The tasks share a frozen trunk, stored once; one that is added leaves the others as they are"]
@@ -54,13 +55,13 @@ def _task(described: Described, task: Learnt) -> str:
     shared = f"The first {task.trunk} of {len(described.layers)} layers are those of task " if task.trunk else ""
     sections = [
         f"## Task `{task.name}`: {len(task.classes)} classes",
-        f"Classes: {', '.join(task.classes)}",
+        f"Classes: {', '.join(map(_plain, task.classes))}",
         *[f"{shared}`{described.tasks[0].name}`, in `model.safetensors`."] * bool(shared),
         _measured(task) if task.test else "No images were kept back: how good it is on others is **not known**.",
         f"### How it was made\n\n{_treated(described.layers, task)}\n\n{_recipes(task)}",
-        f"### Data\n\n{task.data['name']} (digest `{task.data['digest']}`): images: {counted}.\n\n"
-        + "\n".join(f"- {note}" for note in task.notes),
-        f"Made {task.made} by run `{task.run}` (seed {task.seed}): `{task.command}`",
+        f"### Data\n\n{_plain(task.data['name'])} (digest `{task.data['digest']}`): images: {counted}.\n\n"
+        + "\n".join(f"- {_plain(note)}" for note in task.notes),
+        f"Made {task.made} by run `{task.run}` (seed {task.seed}): {_code(task.command)}",
     ]
     return "\n\n".join(section.rstrip() for section in sections)
 
@@ -79,7 +80,7 @@ def _measured(task: Learnt) -> str:
     ]
     table = _table([f"on {test['examples']:,} test images, looked at once", ""], rows)
     per_class = [
-        [name, _share(precision), _share(recall), str(support)]
+        [_plain(name), _share(precision), _share(recall), str(support)]
         for name, precision, recall, support in zip(
             task.classes, test["precision"], test["recall"], test["support"], strict=True
         )
@@ -91,12 +92,12 @@ def _measured(task: Learnt) -> str:
 def _confusion(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
     """The matrix, or where there are many classes the most frequent confusions."""
     if len(classes) <= MOST_IN_MATRIX:
-        rows = [[name, *map(str, row)] for name, row in zip(classes, confusion, strict=True)]
+        rows = [[name, *map(str, row)] for name, row in zip(map(_plain, classes), confusion, strict=True)]
         return "Confusion matrix: test images by class (rows) and predicted class (columns).\n\n" + _table(
-            ["", *classes], rows
+            ["", *map(_plain, classes)], rows
         )
     wrong = [
-        (count, classes[true], classes[said])
+        (count, _plain(classes[true]), _plain(classes[said]))
         for true, row in enumerate(confusion)
         for said, count in enumerate(row)
         if count and said != true
@@ -170,11 +171,19 @@ def _use(described: Described) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _plain(text: str) -> str:
+    """Words of a user's on one line, in which nothing is markup: a class may be called <script>."""
+    return re.sub(r"[\\`*<>&\[\]|]", r"\\\g<0>", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """The text as it is, between more backticks than it has in a row."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " * (fence != "`")
+    return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
 
 
 def _share(value: Any) -> str:

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import isfinite
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -28,6 +29,7 @@ from layerwise.errors import StoreError, StudyError, unknown
 
 FORMAT = 1  # of the folder
 DESCRIPTION, CARD, MODEL, TASKS = "layerwise.json", "README.md", "model.safetensors", "tasks"
+MOST_SIDE = 4096  # of images, in pixels
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of a task: it becomes the name of a file
 
 
@@ -128,7 +130,7 @@ def read(folder: Path) -> Described:
     """What the folder says of itself; raises StoreError where it is no adapted net, or of a newer layerwise."""
     try:
         values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no JSON"
         told = f"{folder} is no adapted net ({DESCRIPTION}: {why})"
         raise StoreError(f"{told}; name a folder that `layerwise adapt` has made") from error
@@ -138,7 +140,10 @@ def read(folder: Path) -> Described:
                 f"{folder} was written in format {values['format']} by a newer layerwise, and this one reads {FORMAT}; "
                 "upgrade layerwise"
             )
-        found = Described(
+        if amiss := _amiss(values):
+            what = f"{DESCRIPTION} has {amiss} that it cannot have been given"
+            raise StoreError(f"{folder} is no adapted net ({what}); copy the folder again, or adapt the net again")
+        return Described(
             **{name: values[name] for name in ("net", "weights", "files", "versions")},
             layers=tuple(values["layers"]),
             preprocessing=_filled(Preprocessing, values["preprocessing"]),
@@ -147,9 +152,48 @@ def read(folder: Path) -> Described:
     except (KeyError, TypeError, AttributeError) as error:
         what = f"{DESCRIPTION} lacks or misuses {error}"
         raise StoreError(f"{folder} is no adapted net ({what}); adapt the net again") from error
-    if not found.tasks or not all(NAME.fullmatch(task.name) for task in found.tasks):
-        raise StoreError(f"{folder} is no adapted net ({DESCRIPTION} names no task, or one by a strange name)")
-    return found
+
+
+def _amiss(values: Mapping[str, Any]) -> str | None:
+    """What in a description nothing here has written; nothing where all is well."""
+    files = values["files"].items()
+    if not isinstance(values["net"], str):
+        return "a net"
+    if not all(isinstance(text, str) for text in (*values["layers"], *(text for file in files for text in file))):
+        return "layers or files"
+    if not _is_preprocessing(values["preprocessing"]):
+        return "a preprocessing"
+    tasks = values["tasks"]
+    if not tasks or not all(map(_is_task, tasks)) or tasks[0]["trunk"] != 0:
+        return "tasks"
+    return None
+
+
+def _is_preprocessing(made: Mapping[str, Any]) -> bool:
+    channels, height, width, resize = (made[name] for name in ("channels", "height", "width", "resize"))
+    mean, std, sides = made["mean"], made["std"], range(1, MOST_SIDE + 1)
+    return (
+        all(isinstance(number, int) for number in (channels, height, width))
+        and channels in (1, 3)
+        and height == width
+        and height in sides
+        and (resize is None or resize in sides)
+        and len(mean) == len(std) in {1, channels}
+        and all(isinstance(number, float | int) and isfinite(number) for number in (*mean, *std))
+        and min(std) > 0
+    )
+
+
+def _is_task(task: Mapping[str, Any]) -> bool:
+    classes, trunk = task["classes"], task["trunk"]
+    return (
+        NAME.fullmatch(task["name"]) is not None
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in classes)
+        and len(set(classes)) == len(classes) >= 2
+        and isinstance(trunk, int)
+        and trunk >= 0
+    )
 
 
 def _filled(kind: Any, values: Mapping[str, Any]) -> Any:
@@ -241,12 +285,13 @@ def write_whole(path: Path, given: bytes) -> None:
             aside.unlink(missing_ok=True)
 
 
-def attach(folder: Path, files: Mapping[str, bytes], card: Callable[[Described], str]) -> None:
+def attach(folder: Path, files: Mapping[str, bytes], card: Callable[[Described], str]) -> Described:
     """Add files, such as an exported net, to what an adapted net consists of."""
     with _clear_errors(folder), _held(folder):
         before = read(folder)
         after = replace(before, files={**before.files, **{name: sha256(given) for name, given in files.items()}})
         put(folder, after, files, card(after))
+        return after
 
 
 @contextmanager
@@ -262,19 +307,20 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _exchange(new: Path, folder: Path, old: Path) -> None:
     """Put `new` where `folder` may be, and that aside; where that fails all is as it was."""
-    if folder.exists():
-        folder.rename(old)
     try:
+        if folder.exists():
+            folder.rename(old)
         new.rename(folder)
-    except OSError:
-        if old.exists():
+    except BaseException:  # an interruption too: what is left aside is removed
+        if old.exists() and not folder.exists():
             old.rename(folder)
         raise
 
 
 def _all(described: Described, files: Mapping[str, bytes], card: str) -> dict[str, bytes]:
     told = json.dumps(described.as_json, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    return {**files, DESCRIPTION: told.encode(), CARD: card.encode()}
+    texts = {DESCRIPTION: told, CARD: card}  # names of files need not be text: of such JSON has an escape
+    return {**files, **{name: text.encode(errors="backslashreplace") for name, text in texts.items()}}
 
 
 def _write_through(path: Path, given: bytes) -> None:

@@ -4,7 +4,6 @@ The input `images` is (batch, channels, height, width) in float32, preprocessed 
 mean) / std` per channel. The outputs are `logits` and `probabilities`, both (batch, classes).
 """
 
-import io
 import json
 import warnings
 from dataclasses import asdict
@@ -18,9 +17,10 @@ from torch import Tensor, nn
 from layerwise.adapting import described
 from layerwise.adapting.adapted import AdaptedNet, load_adapted
 from layerwise.adapting.card import card
-from layerwise.errors import LayersError, StudyError
+from layerwise.errors import LayersError, StoreError, StudyError
 
 OPSET = 20
+LARGEST = 2**31  # bytes of a file, as protocol buffers count them
 
 
 class _WithProbabilities(nn.Module):
@@ -64,10 +64,16 @@ def exported(net: AdaptedNet) -> bytes:
     assert made is not None
     model = made.model_proto
     told = {"classes": list(net.classes), "task": net.task.name, "preprocessing": asdict(net.preprocessing)}
-    onnx.helper.set_model_props(model, {name: json.dumps(value, ensure_ascii=False) for name, value in told.items()})
-    buffer = io.BytesIO()
-    onnx.save(model, buffer)
-    return buffer.getvalue()
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in told.items()}
+    onnx.helper.set_model_props(model, {name: _as_text(text) for name, text in texts.items()})
+    if model.ByteSize() >= LARGEST:
+        raise LayersError(f"net '{net.described.net}' takes {model.ByteSize():,} bytes, and one ONNX file holds 2 GiB")
+    return model.SerializeToString()
+
+
+def _as_text(value: str) -> str:
+    """What names of files that are no text are in JSON: an escape each."""
+    return value.encode(errors="backslashreplace").decode()
 
 
 def export(
@@ -76,9 +82,11 @@ def export(
     """Write the adapted net in a folder as ONNX, into the folder itself or to `out`; gives the file's path."""
     folder = Path(folder)
     loaded = load_adapted(folder, task, net=net)
-    content = exported(loaded)
-    if out is not None:
-        described.write_whole(Path(out), content)
-        return Path(out)
-    described.attach(folder, {loaded.task.onnx: content}, card)
-    return folder / loaded.task.onnx
+    if out is None:
+        described.attach(folder, {loaded.task.onnx: exported(loaded)}, card)
+        return folder / loaded.task.onnx
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir():  # told before minutes of exporting
+        raise StoreError(f"--out {path} is no file in a folder that is there; name one, such as net.onnx")
+    described.write_whole(path, exported(loaded))
+    return path

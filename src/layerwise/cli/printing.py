@@ -10,9 +10,13 @@ import typer
 
 
 def complain(kind: str, message: str) -> None:
-    """One line on standard error, whatever is in the message: names of classes and files may hold line breaks."""
-    shown = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in f"{kind}: {message}")
-    typer.echo(shown, err=True)
+    """One line on standard error, whatever is in the message."""
+    typer.echo(printable(f"{kind}: {message}"), err=True)
+
+
+def printable(text: str) -> str:
+    """The text on one line: names of classes and files may hold line breaks, and what a terminal would act on."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def print_findings(found: Any, path: Path) -> None:
@@ -39,6 +43,7 @@ def _claim_row(claim: Any) -> list[str]:
 
 def print_table(heads: list[str], rows: list[list[str]]) -> None:
     """Columns as wide as they need to be, to be cut and grepped; on a terminal the last one is wrapped to fit."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     *widths, _ = (max(map(len, column)) for column in zip(heads, *rows, strict=True))
     indent = sum(widths) + 2 * len(widths)
     room = max(20, shutil.get_terminal_size().columns - indent) if sys.stdout.isatty() else sys.maxsize
