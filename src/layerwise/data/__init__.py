@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from layerwise.data import folder, idx, listing, npz, omniglot
+from layerwise.data import folder, hub, idx, listing, npz, omniglot
 from layerwise.data.copies import checked
 from layerwise.data.dataset import DataSet, intact, load, make, save
 from layerwise.data.groups import column_of, is_pattern
@@ -85,13 +85,6 @@ def read_parquet(path: Path, options: Options) -> DataSet:
     return parquet.read(path, options)
 
 
-def read_hub(argument: str, options: Options) -> DataSet:
-    """A data set of the Hugging Face hub, or a folder that its library can load; see `layerwise.data.hub`."""
-    from layerwise.data import hub  # it imports datasets, which takes seconds
-
-    return hub.read(argument, options)
-
-
 @dataclass(frozen=True)
 class Reader:
     """A kind of data: how its locator is written, what it is, and the function that reads it."""
@@ -120,7 +113,7 @@ READERS: dict[str, Reader] = {
     "folder": Reader("folder:DIR", "a folder of pictures per class, or train/ val/ test/ of them", folder.read),
     "csv": Reader("csv:FILE", "a line per picture: path, label, person, split, ...", listing.read),
     "omniglot": Reader("omniglot:ZIP", "Omniglot's archive as published; classes alphabet/character", omniglot.read),
-    "hub": Reader("hub:NAME[:SPLIT,...]", "a data set of the Hugging Face hub, downloaded; or a folder", read_hub),
+    "hub": Reader("hub:NAME[:SPLIT,...]", "a data set of the Hugging Face hub, downloaded; or a folder", hub.read),
 }
 
 
@@ -150,7 +143,8 @@ def open_data(
     pattern = groups if groups and is_pattern(groups) else None
     if pattern and name not in ("folder", "csv"):
         raise DataError(f"--groups '{groups}' is for folder: and csv:, whose files have paths; name a column of {name}")
-    reader, options = READERS[name], Options(resize, grey, skip_unreadable, pattern)
+    wanted = groups if name == "parquet" else pattern  # of parquet files columns of text are read where asked for
+    reader, options = READERS[name], Options(resize, grey, skip_unreadable, wanted)
     source = existing(argument, name, reader) if reader.takes_path else argument
     place = cache / (request_key(name, source, options, drop_duplicates=drop_duplicates) + "-colour" * colour)
     found = intact(place)
@@ -195,10 +189,11 @@ def existing(argument: str, name: str, reader: Reader) -> Path:
 
 def request_key(name: str, source: str | Path, options: Options, *, drop_duplicates: bool = False) -> str:
     """16 hex that change when the locator, an option, the readers, or a file's path, size or time of change does."""
-    place = Path(source).expanduser() if name == "hub" else source  # a folder, perhaps
+    folder, splits = hub.told(str(source)) if name == "hub" else ("", [])
+    place = Path(folder) if name == "hub" else source
     is_local = isinstance(place, Path) and place.exists()
     request = {
-        "locator": f"{name}:{place.resolve() if is_local else source}",  # type: ignore[union-attr]
+        "locator": f"{name}:{':'.join([str(place.resolve()), *splits]) if is_local else source}",  # type: ignore[union-attr]
         "options": {**asdict(options), "drop_duplicates": drop_duplicates},
         "version": VERSION,
         "files": sorted(_stamps(name, place)) if is_local else [],  # type: ignore[arg-type]
@@ -216,7 +211,7 @@ def _stamps(name: str, path: Path) -> Iterator[tuple[str, int, int]]:
         files = [inner / name for inner, names in _walk(path) for name in names]
     for file in files:
         relative = os.path.relpath(file, path)
-        if file.is_file():
+        if listing.is_file(file):
             state = file.stat()
             yield relative, state.st_size, state.st_mtime_ns
 

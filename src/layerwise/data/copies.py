@@ -1,7 +1,7 @@
 """Copies: images that are equal pixel for pixel, within a data set and across its published parts.
 
 Images are compared as they are used, decoded and resized: so equal files are found, and equal pictures in different
-files. What is merely alike is not.
+files. What is merely alike is not: see `layerwise.data.alike`.
 """
 
 import hashlib

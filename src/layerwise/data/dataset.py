@@ -20,6 +20,7 @@ PART_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+NAMES = "names.json"
 COPIES = "same pixels"  # a column that follows from the images: equal for images that are equal pixel for pixel
 
 
@@ -30,7 +31,7 @@ class Reading:
     sizes: dict[str, int] = field(default_factory=dict)  # how many were "640x480" (width, height) before any resizing
     grey: int = 0  # pictures without colour
     unreadable: tuple[str, ...] = ()  # which were left out, and why
-    names: tuple[str, ...] = ()  # of the images, in their order; not kept in the cache
+    names: tuple[str, ...] = ()  # of the images, in their order; in the cache they are a file of their own, see `names`
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +183,7 @@ def _write(dataset: DataSet, folder: Path) -> None:
         "grey": dataset.reading.grey,
         "unreadable": dataset.reading.unreadable,
     }
+    (folder / NAMES).write_text(json.dumps(dataset.reading.names), encoding="utf-8")
     (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
@@ -228,6 +230,14 @@ def load(folder: Path) -> DataSet:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise DataError(f"the data cache {folder} is damaged or missing ({error}); open the data again") from error
+
+
+def names(folder: Path) -> tuple[str, ...]:
+    """What the images are called in a folder that `save` wrote, in their order; none where they have no names."""
+    try:
+        return tuple(json.loads((folder / NAMES).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return ()
 
 
 def intact(folder: Path) -> DataSet | None:

@@ -66,7 +66,9 @@ def listing(path: Path) -> Listing:
             file.seek(0)
             delimiter = max(",;\t", key=first.count)
             rows = [row for row in csv.reader(file, delimiter=delimiter, skipinitialspace=True) if any(row)]
-    except (OSError, ValueError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start} is not); save it as such") from error
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}); {NEEDS}") from error
     if not rows or len(rows[0]) < 2:
         raise DataError(f"{path} has {'no lines' if not rows else 'only one column'}; {NEEDS}")
@@ -88,12 +90,20 @@ def listing(path: Path) -> Listing:
 
 def header(path: Path, row: list[str]) -> tuple[list[str], int]:
     """The names of the columns, and how many lines they take: none where the first line already names a picture."""
-    if (path.parent / row[0]).is_file() and not any(name.lower() in PATHS + LABELS for name in row):
+    if is_file(path.parent / row[0]) and not any(name.lower() in PATHS + LABELS for name in row):
         return ["path", "label", *(f"column{number}" for number in range(3, len(row) + 1))], 0
     heads = [name.strip() for name in row]
     if twice := sorted({name for name in heads if heads.count(name) > 1}):
         raise DataError(f"{path} has two columns '{twice[0]}'; rename one")
     return heads, 1
+
+
+def is_file(path: Path) -> bool:
+    """Is there a file of this name, which may be none that a file can have?"""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def the_column(heads: list[str], usual: tuple[str, ...], otherwise: int) -> str:

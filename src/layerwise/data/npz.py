@@ -41,6 +41,8 @@ def contents(path: Path) -> dict[str, np.ndarray]:
                 return {key: _array(path, archive, key) for key in archive.files}
     except (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"{path} is damaged ({error}); save it again with np.savez") from error
+    except MemoryError as error:
+        raise DataError(f"{path} is damaged, or larger than the memory ({error}); save it in pieces") from error
 
 
 def _array(path: Path, archive: "np.lib.npyio.NpzFile", key: str) -> np.ndarray:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layerwise.data.dataset import PART_NAMES, DataSet, make
+from layerwise.data.folder import NOT_DATA
 from layerwise.data.pictures import Options, Picture, stack
 from layerwise.errors import DataError
 
@@ -38,7 +39,9 @@ def read(path: Path, options: Options) -> DataSet:
     raw = [value for rows in tables for value in rows[label].to_pylist()]
     positions, names = classes(path, label, raw, features(tables[0]).get(label, {}).get("names"))
     names, class_columns = described(path if path.is_dir() else path.parent, names)
-    columns = numbers(tables, {image, label}) | split(files, [len(rows) for rows in tables])
+    columns = (
+        numbers(tables, {image, label}) | texts(tables, options.groups) | split(files, [len(rows) for rows in tables])
+    )
     made = stack(pictures, options)
     columns = {key: values[made.kept] for key, values in columns.items()}
     labels = positions[made.kept]
@@ -49,10 +52,15 @@ def parquet_files(path: Path) -> list[Path]:
     """The file itself, or the visible parquet files in the folder and below, in the order of their names."""
     if path.is_file():
         return [path]
-    inner = [one for one in path.rglob("*.parquet") if not one.name.startswith(".") and one.is_file()]
+    inner = [one for one in path.rglob("*.parquet") if one.is_file() and not _is_passed_over(one.relative_to(path))]
     if not inner:
         raise DataError(f"{path} has no parquet files; parquet:DIR needs files such as train-00000-of-00001.parquet")
     return sorted(inner)
+
+
+def _is_passed_over(relative: Path) -> bool:
+    """Is it hidden, or what layerwise made: a store, a report?"""
+    return any(part.startswith(NOT_DATA) for part in relative.parts)
 
 
 def table(file: Path) -> pa.Table:
@@ -134,6 +142,19 @@ def numbers(tables: list[pa.Table], used: set[str]) -> dict[str, np.ndarray]:
         if whole is not None and whole.null_count == 0:
             columns[key] = whole.to_numpy()
     return columns
+
+
+def texts(tables: list[pa.Table], asked: str | None) -> dict[str, np.ndarray]:
+    """The column asked for, where it holds text in every row; captions and the like stay where they are."""
+    found = [value for rows in tables for value in rows[asked].to_pylist()] if _is_text(tables, asked) else []
+    return {str(asked): np.array(found)} if found and None not in found else {}
+
+
+def _is_text(tables: list[pa.Table], key: str | None) -> bool:
+    kinds = (pa.types.is_string, pa.types.is_large_string)
+    return all(
+        key in rows.column_names and any(is_kind(rows.schema.field(key).type) for is_kind in kinds) for rows in tables
+    )
 
 
 def _alike(tables: list[pa.Table], key: str) -> bool:

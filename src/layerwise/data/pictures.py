@@ -6,7 +6,8 @@ Only formats that Pillow decodes by itself are opened: some others (EPS) run an 
 import io
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
@@ -30,7 +31,7 @@ class Options:
     resize: int | None = None  # the side of the square that images become
     grey: bool = False
     skip_unreadable: bool = False
-    groups: str | None = None  # a regular expression for paths of files, see layerwise.data.groups
+    groups: str | None = None  # a regular expression for paths of files, or a column that is read only where asked for
 
 
 @dataclass(frozen=True)
@@ -83,26 +84,23 @@ def stack(pictures: Sequence[Picture], options: Options) -> Stack:
     failures: list[str] = []
     sizes: Counter[str] = Counter()
     grey = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow, about odd metadata
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for position, picture in enumerate(pictures):
-            try:
-                found = decoded(picture.content, options)
-            except UnreadableError as error:
-                failures.append(f"{picture.name} {error}")
-                continue
-            pixels = found.pixels
-            sizes[found.size] += 1
-            grey += found.is_grey
-            if images.shape[2:] != pixels.shape[1:]:
-                if kept:
-                    raise _different_sizes(pictures, pictures[kept[0]].name, images, picture.name, pixels)
-                images = _room(len(pictures), pixels)
-            elif len(pixels) > images.shape[1]:  # the first in colour: those so far become colour too
-                images = np.repeat(images, 3, axis=1)
-            images[len(kept)] = pixels  # grey among colour is repeated over the channels
-            kept.append(position)
+    for position, picture in enumerate(pictures):
+        try:
+            found = decoded(picture.content, options)
+        except UnreadableError as error:
+            failures.append(f"{picture.name} {error}")
+            continue
+        pixels = found.pixels
+        sizes[found.size] += 1
+        grey += found.is_grey
+        if images.shape[2:] != pixels.shape[1:]:
+            if kept:
+                raise _different_sizes(pictures, pictures[kept[0]].name, images, picture.name, pixels)
+            images = _room(len(pictures), pixels)
+        elif len(pixels) > images.shape[1]:  # the first in colour: those so far become colour too
+            images = np.repeat(images, 3, axis=1)
+        images[len(kept)] = pixels  # grey among colour is repeated over the channels
+        kept.append(position)
     notes = (*_notes(failures, len(pictures), options), *_made_alike(sizes, grey, len(kept), options))
     names = tuple(pictures[position].name for position in kept)
     reading = Reading(dict(sizes.most_common()), grey, tuple(failures), names)
@@ -158,45 +156,63 @@ def decoded(content: Path | bytes | None, options: Options) -> Decoded:
     """One encoded image, turned upright, of an animation the first frame; raises UnreadableError."""
     if content is None or content == b"":
         raise UnreadableError("is empty")
-    size = 0
-    try:
-        size = content.stat().st_size if isinstance(content, Path) else len(content)
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS) as image:
-            plain = _plain(image, options.grey)
-            pixels = channels_first(np.asarray(resized(plain, options.resize)))
-            return Decoded(pixels, f"{plain.width}x{plain.height}", image.mode in GREY_MODES or image.mode[0] in "IF")
-    except UnreadableError:
-        raise
-    except UnidentifiedImageError as error:
-        raise UnreadableError(_other_kind(content) or _complaint(error, size)) from error
-    except Exception as error:  # Pillow's decoders meet damage with many kinds of exception
-        raise UnreadableError(_complaint(error, size)) from error
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
+    with _told(content), Image.open(source, formats=FORMATS) as image:
+        plain = _plain(image, options.grey)
+        pixels = channels_first(np.asarray(resized(plain, options.resize)))
+        return Decoded(pixels, f"{plain.width}x{plain.height}", image.mode in GREY_MODES or image.mode[0] in "IF")
 
 
 def pixels_of(image: Image.Image, options: Options) -> np.ndarray:
     """The pixels of an opened image, uint8 (channels, height, width), turned upright; raises UnreadableError."""
-    return channels_first(np.asarray(resized(_plain(image, options.grey), options.resize)))
+    with _told(None):
+        return channels_first(np.asarray(resized(_plain(image, options.grey), options.resize)))
 
 
-def _other_kind(content: Path | bytes) -> str:
+@contextmanager
+def _told(content: Path | bytes | None) -> Iterator[None]:
+    """What goes wrong with a picture as one UnreadableError, and nothing of what Pillow warns of but bombs."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except UnreadableError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableError(_other_kind(content) or _complaint(error, content)) from error
+    except Exception as error:  # Pillow's decoders meet damage with many kinds of exception
+        raise UnreadableError(_complaint(error, content)) from error
+
+
+def _other_kind(content: Path | bytes | None) -> str:
     """What is to be said of a picture from a telephone that is of no kind read here; nothing of others."""
     if isinstance(content, Path):
         with content.open("rb") as file:
             content = file.read(12)
-    kind = APPLE.get(content[8:12]) if content[4:8] == b"ftyp" else None
+    kind = APPLE.get(content[8:12]) if content and content[4:8] == b"ftyp" else None
     return f"is a {kind} picture, which is not read here; save it as JPEG or PNG" if kind else ""
 
 
-def _complaint(error: Exception, size: int) -> str:
-    if size == 0 and not isinstance(error, PermissionError | FileNotFoundError):
+def _complaint(error: Exception, content: Path | bytes | None) -> str:
+    size = _size(content)
+    if size == 0:
         return "is empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
         return "is not an image that can be read"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels"
     if any(word in str(error).lower() for word in ("truncated", "broken png")):
-        return f"is truncated (its {size:,} bytes end inside the image)"
+        return f"is truncated ({f'its {size:,} bytes end' if size else 'it ends'} inside the image)"
     return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
+def _size(content: Path | bytes | None) -> int | None:
+    """The bytes of an encoded image; null where that is not known, as of what is no file."""
+    try:
+        return content.stat().st_size if isinstance(content, Path) else None if content is None else len(content)
+    except (OSError, ValueError):
+        return None
 
 
 def _plain(image: Image.Image, grey: bool) -> Image.Image:

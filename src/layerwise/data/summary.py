@@ -33,7 +33,7 @@ def summary(dataset: DataSet, cure: str = "") -> Summary:
         tuple((what, text) for what, text in _lines(dataset, counts, parts, of_part, cure) if text),
         heads,
         tuple((name, *(f"{count:,}" for count in numbers)) for name, *numbers in rows),
-        tuple(note for note in dataset.notes if "skipped" not in note),
+        tuple(note for note in dataset.notes if not note.partition(" (")[0].endswith(" skipped")),
         dataset.reading.unreadable,
     )
 

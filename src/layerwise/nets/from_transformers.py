@@ -59,11 +59,15 @@ def architecture_of(name: str) -> Architecture:
         return of_net(changed)
 
     build.__doc__ = f"transformers' {kind}{' of a folder' * bool(folder)}."
-    own = _own_size(pixels) or getattr(configured.from_dict(values), "image_size", None) or SIDE
-    is_plain = pixels.get("do_normalize") is False
-    mean = (0.0,) * 3 if is_plain else tuple(pixels.get("image_mean", HALF))
-    std = (1.0,) * 3 if is_plain else tuple(pixels.get("image_std", HALF))
-    return Architecture(build, mean, std, own if isinstance(own, int) else own[0])
+    try:
+        own = _own_size(pixels) or getattr(configured.from_dict(values), "image_size", None) or SIDE
+        is_plain = pixels.get("do_normalize") is False
+        mean = (0.0,) * 3 if is_plain else tuple(map(float, pixels.get("image_mean", HALF)))
+        std = (1.0,) * 3 if is_plain else tuple(map(float, pixels.get("image_std", HALF)))
+        return Architecture(build, mean, std, own if isinstance(own, int) else own[0])
+    except Exception as error:  # what transformers finds amiss with a value has many kinds
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise StudyError(f"the configuration in '{folder}' is not one of '{kind}' ({why}); save it again") from error
 
 
 def weights_of(name: str) -> Path | None:
@@ -100,6 +104,8 @@ def _classes(kind: str, values: dict[str, Any]) -> tuple[Any, Any]:
         MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     )
 
+    if values and "model_type" not in values:
+        raise StudyError(f"the {CONFIG} has no 'model_type', so it is no net of transformers; save the model again")
     if kind not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         near = get_close_matches(kind, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, n=1)
         cure = f"did you mean '{near[0]}'?" if near else "such as resnet or vit"

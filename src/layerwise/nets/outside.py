@@ -6,6 +6,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from layerwise.errors import LayersError
 from layerwise.layers import in_eval
@@ -39,7 +40,8 @@ def _tried(name: str, own: Architecture) -> Callable[[int, int, int], nn.Module]
     def build(channels: int, size: int, outputs: int) -> nn.Module:
         try:
             net = own.build(channels, size, outputs)
-            made = None if (channels, size) in fit else _of_one_image(net, channels, size)
+            is_known = (channels, size) in fit and not any(map(is_lazy, net.parameters()))
+            made = None if is_known else _of_one_image(net, channels, size)  # lazy modules need one for their weights
         except LayersError:
             raise
         except Exception as error:  # a library's code or the user's: anything may come

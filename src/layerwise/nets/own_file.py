@@ -86,7 +86,7 @@ def _loaded(path: Path, content: bytes, named: str) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses and the like look their module up
     try:
         exec(compile(content, str(path), "exec"), vars(module))
-    except Exception as error:  # the user's own code: anything may come
+    except (Exception, SystemExit) as error:  # the user's own code: anything may come
         del sys.modules[module.__name__]
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise StudyError(f"net file '{path}' cannot be loaded ({why}); it stands by itself, on libraries") from error
