@@ -19,7 +19,7 @@ from layerwise.feed import batches
 from layerwise.layers import layers
 from layerwise.nets import build
 from layerwise.report.costs import costs_of
-from layerwise.report.strip import strip
+from layerwise.report.transfer_strip import strip
 from layerwise.report.yosinski import figures
 from layerwise.rows import frame, pick
 from layerwise.run import Run, key
@@ -494,9 +494,13 @@ def test_the_layer_strip_is_of_transfers_between_random_halves() -> None:
     """Selffers have the letters of transfers, and dissimilar halves are another experiment: neither is averaged in."""
     found = strip(made_up(made_of_two_causes))
     assert found is not None
-    changes = [bar.change if bar else None for bar in found.lines[0][1]]
+    lanes = {lane.title: [getattr(cell, "value", cell) for cell in lane.cells] for lane in reversed(found.lanes)}
     losses = [n / 100 + 0.02 * (n in {4, 5}) for n in range(1, 8)]
-    assert changes == [*(pytest.approx(-loss, abs=0.0003) for loss in losses), None]
+    assert lanes["General"] == [*(pytest.approx(-loss, abs=0.0003) for loss in losses), "fresh"]
+    both = [sum(pair) for pair in zip(lanes["Fragile"][:-1], lanes["Specific"][:-1], strict=True)]
+    assert both == [pytest.approx(loss, abs=0.0006) for loss in losses]  # the two causes are all of the loss
+    assert lanes["Fragile"][3] - lanes["Fragile"][0] == pytest.approx(0.02, abs=0.0006)
+    assert found.lacking == {}
 
 
 def test_figures_of_preserved_layers_and_of_fewer_samples() -> None:

@@ -92,6 +92,7 @@ def adapt(
     *,
     treatment: str | None = None,
     advice: str | Path | None = None,
+    option: int | None = None,
     onto: str | Path | None = None,
     task: str | None = None,
     granularity: str = "layer",
@@ -147,7 +148,7 @@ def adapt(
         opened, place = read(colour=True)
     target.check(opened)
     wish = Wish(
-        name, content, treatment, None if advice is None else Path(advice), granularity, classes, hold_out,
+        name, content, treatment, None if advice is None else Path(advice), option, granularity, classes, hold_out,
         groups and column_of(groups), share, no_test, None if rates is None else tuple(rates), steps, batch_size,
         augment, seed, target.before,
     )  # fmt: skip

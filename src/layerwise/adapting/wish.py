@@ -46,6 +46,7 @@ class Wish:
     content: bytes | None  # of the file of its weights
     treatment: str | None = None
     advice: Path | None = None
+    option: int | None = None  # of the advice, by its number; else the recommended one
     granularity: str = "layer"
     classes: str | None = None
     hold_out: str | None = None
@@ -72,6 +73,8 @@ class Wish:
             raise StudyError(f"--share {self.share} is not between 0 and 1; for no test images pass --no-test")
         if self.rates is not None and not (self.rates and all(0 < rate < float("inf") for rate in self.rates)):
             raise StudyError(f"--rates {','.join(map(str, self.rates))} is not possible; name numbers above 0")
+        if self.option is not None and not self.advice:
+            raise StudyError(f"--option {self.option} is a line of an advice's options.csv; pass --advice too")
         if self.treatment and self.advice:
             raise StudyError("--treatment and --advice both say what to do with the layers; pass one of them")
         if self.advice and (self.rates or self.steps or self.batch_size or self.augment):
@@ -165,7 +168,7 @@ def _treatment(
 ) -> tuple[Treatment, tuple[Recipes, ...]]:
     """The treatment over layers, and the recipes where advice brings them."""
     if wish.advice is not None:
-        text, recipes = _advised(wish.advice, wish.net, data, found, told)
+        text, recipes = _advised(wish.advice, wish.option, wish.net, data, found, told)
         return fit(Treatment.parse(text), wish.net, found), (recipes,)
     text = wish.treatment or (ONTO if wish.onto else WITH_WEIGHTS if wish.content else WITHOUT)
     if wish.treatment is None:
@@ -174,14 +177,16 @@ def _treatment(
     return over_layers(Treatment.parse(text), wish.net, net, example, wish.granularity), ()
 
 
-def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: list[str]) -> tuple[str, Recipes]:
-    """Letters and recipes that `layerwise advise` recommends in this file."""
+def _advised(
+    path: Path, option: int | None, net: str, data: DataSet, found: Sequence[Layer], told: list[str]
+) -> tuple[str, Recipes]:
+    """Letters and recipes that `layerwise advise` recommends in this file, or those of the option of this number."""
     try:
         advice = json.loads(path.read_text(encoding="utf-8"))
-        recommended = advice["recommended"]
+        recommended = advice["recommended"] if option is None else _numbered(advice["candidates"], option)
         letters, recipes = recommended["treatment"], tuple(map(_recipe, recommended["recipes"]))
         names, about, of_data = list(advice["layers"]), advice["net"], advice["data"]["digest"]
-        accuracy, (low, high) = recommended.get("accuracy"), recommended.get("interval", (0, 0))
+        accuracy, bounds = recommended.get("accuracy"), recommended.get("interval")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise StudyError(
@@ -191,9 +196,19 @@ def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: 
         raise StudyError(f"--advice {path} is about net '{about}' of {len(names)} layers, not '{net}'; name that net")
     if of_data != data.digest:
         told.append(f"the advice {path} was given on other images (data {of_data}, not {data.digest})")
-    expected = f"; it expects {accuracy:.1%} of new images right ({low:.1%} to {high:.1%})" if accuracy else ""
-    told.append(f"treatment: {Treatment.parse(letters)}, as {path} recommends{expected}")
+    expected = f"; it expects {accuracy:.1%} of new images right" if accuracy else ""
+    between = f" ({bounds[0]:.1%} to {bounds[1]:.1%})" if expected and bounds else ""
+    says = "recommends" if option is None else f"has it as option {option}"
+    told.append(f"treatment: {Treatment.parse(letters)}, as {path} {says}{expected}{between}")
     return letters, recipes
+
+
+def _numbered(candidates: Sequence[Mapping[str, Any]], option: int) -> dict[str, Any]:
+    """The option of this number, as a recommended one is written; no interval was found for it."""
+    if not 1 <= option <= len(candidates):
+        raise StudyError(f"--option {option} is not there; this advice has options 1 to {len(candidates)}")
+    chosen = candidates[option - 1]
+    return {"treatment": chosen["letters"], "recipes": chosen["recipes"], "accuracy": chosen["accuracy"]}
 
 
 def _recipe(values: Mapping[str, Any]) -> Recipe:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from layerwise.report.figures import Figure, curves, layered, palette
 from layerwise.report.page import render, table_json
+from layerwise.report.strip import GENERAL, UNKNOWN, Known, Lane, Strip, nothing_known, tiles
 
 SECTIONS = {  # of the page: what each asks
     "features": "What can be read from each layer?",
@@ -20,6 +21,16 @@ SECTIONS = {  # of the page: what each asks
     "training": "How did each layer get there?",
 }
 WORDS = {"F*": "this net", "X*": "untrained net"}  # treatments, as the page calls them
+READ = {  # quantity, the first that there is: what the strip calls it
+    "linear_accuracy": "accuracy of a linear probe behind it",
+    "knn_accuracy": "accuracy of its nearest neighbours",
+}
+NEEDED = {"accuracy_lost_fresh": "accuracy that the net loses where this layer is reset to fresh weights"}
+RULE = (
+    "What to do with a layer a probe does not tell: it looks at the net as it is. `layerwise advise` tries it out on "
+    "these images."
+)
+INTERVAL = "Whiskers: 95 % intervals."
 MOST_SHOWN = 6_000  # points of all scatter plots together, so that the page stays small
 CELL = 22  # pixels of a heat map's row
 
@@ -38,12 +49,48 @@ def render_probe(
         "probe.html", f"What each layer of {plan['net']} holds", drawn,
         {"layers": table_json(layers), "rows": table_json(_shown(rows))},
         answer=answer, findings=findings, notes=[*plan["notes"], *plan["failures"]], facts=plan["facts"],
+        strip=strip(rows, plan["layers"]),
         provenance=plan["provenance"],
         sections={name: title for name, title in SECTIONS.items() if any(figure.section == name for figure in drawn)},
         wholes=list(_wholes(rows, plan["quantities"])),
         pictures=[(plan["captions"][name], _inline(content)) for name, content in pictures.items()],
         reasons=_reasons(rows),
     )  # fmt: skip
+
+
+def strip(rows: pd.DataFrame, order: Sequence[str]) -> Strip:
+    """What can be read behind each layer of the classes in question, and how much the net needs the layer."""
+    lanes = []
+    for title, known in ((GENERAL, READ), ("Needed", NEEDED)):
+        quantity = next((name for name in known if (rows["quantity"] == name).any()), None)
+        if quantity:
+            here = _of_question(rows[rows["quantity"] == quantity])
+            cells = {str(row["layer"]): _known(row) for row in here.to_dict("records")}
+            several = len(_groups(rows)) > 1 and here["group"].notna().any()
+            of = f", of the {here['group'].iloc[0]} classes" if several else ""
+            unit: Literal["points", "percent"] = "percent" if known is READ else "points"
+            lanes.append(Lane(title, known[quantity] + of, tuple(cells.get(n, UNKNOWN) for n in order), unit))
+    return Strip(tiles(order, nothing_known(order)), tuple(lanes), RULE, INTERVAL if lanes else "")
+
+
+def _groups(rows: pd.DataFrame) -> list[str]:
+    return sorted(rows["group"].dropna().unique())
+
+
+def _of_question(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the net as it is, one row a layer: of the unknown classes where there are such, else of all."""
+    here = rows[(rows["treatment"].fillna("F*") == "F*") & rows["value"].notna() & rows["class_name"].isna()]
+    groups = _groups(here)
+    if groups:
+        here = here[here["group"] == ("unknown" if "unknown" in groups else groups[0])]
+    if "estimated" in set(here["part"].dropna()):
+        here = here[here["part"] == "estimated"]
+    return here.drop_duplicates("layer")
+
+
+def _known(row: Mapping[Any, Any]) -> Known:
+    low, high = (None if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
+    return Known(float(row["value"]), low, high)
 
 
 def figures(rows: pd.DataFrame, quantities: Mapping[str, Mapping[str, str]], order: Sequence[str]) -> Iterator[Figure]:

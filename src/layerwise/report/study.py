@@ -12,7 +12,8 @@ from layerwise.report import words
 from layerwise.report.costs import cost, forecast
 from layerwise.report.figures import Figure
 from layerwise.report.page import render, table_json
-from layerwise.report.strip import Strip, strip
+from layerwise.report.strip import Strip
+from layerwise.report.transfer_strip import strip
 from layerwise.rows import final
 
 SECTIONS = {  # where a figure may stand: what it tells
