@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from layerwise.advising.advice import Advice, Considered, Labels
 from layerwise.advising.reasons import Reason
 from layerwise.claims import Claim
-from layerwise.report import Report
+from layerwise.report import Report, thumbnails
 from layerwise.report.figures import gap, learning, levels
 from layerwise.report.probe import render_probe
 from layerwise.rows import frame
@@ -145,7 +146,7 @@ def made_up_probe(text: str = "") -> str:
     names, classes = ("conv1" + text, "conv2", "head"), ("cat" + text, "dog")
     found: list[dict[str, Any]] = []
     for place, layer in enumerate(names):
-        same = {"study": "probe", "net": "sharma", "layer": layer, "group": "all", "treatment": "F*"}
+        same = {"study": "probe", "net": "sharma", "layer": layer, "group": "all", "treatment": "F*", "seed": 0}
         value = 0.4 + 0.2 * place
         found.append({**same, "quantity": "linear_accuracy", "value": value, "low": value - 0.1, "high": value + 0.1})
         for k, name in enumerate(classes):
@@ -160,8 +161,11 @@ def made_up_probe(text: str = "") -> str:
         for step in (0, 10, 20):
             found.append({**same, "quantity": "distance", "step": step, "value": 0.1 * step * (place + 1)})
     rows = frame(found)
-    plan = {"quantities": QUANTITIES, "layers": list(names), "net": "sharma" + text, "notes": ["note " + text],
+    plan: dict[str, Any] = {"quantities": QUANTITIES, "layers": list(names), "net": "sharma" + text, "notes": ["note " + text],
             "failures": [], "facts": [["layers", "3"]], "captions": {},
             "provenance": {"command": "layerwise probe sharma digits" + text}}  # fmt: skip
+    images = np.arange(8 * 3 * 6 * 6, dtype=np.uint8).reshape(8, 3, 6, 6)
+    plan["captions"], plan[thumbnails.NAME] = {thumbnails.NAME: ""}, list(range(8))
+    pictures = {thumbnails.NAME: thumbnails.sheet(images)}
     table = pd.DataFrame({"layer": names, "linear": ["40 %", "60 %", "80 %"]})
-    return render_probe("The answer " + text, ("first " + text,), rows, table, {}, plan)
+    return render_probe("The answer " + text, ("first " + text,), rows, table, pictures, plan)

@@ -185,6 +185,17 @@ def test_a_click_in_the_legend_fades_the_other_curves(opened: Callable[[str, int
     assert sorted(set(chart.evaluate(faded))) == ["0.12", "1"]
 
 
+def test_points_of_an_embedding_are_shown_as_their_images(opened: Callable[[str, int], Opened]) -> None:
+    page = opened("probe", DESK).page
+    chart = page.locator("[data-chart]").filter(has=page.get_by_role("checkbox"))
+    assert chart.locator("svg image").count() == 0
+    chart.get_by_role("checkbox").check()
+    shown = chart.locator("svg image")
+    assert shown.count() == 8
+    assert shown.first.evaluate("image => image.getAttribute('href').startsWith('data:image/png;base64,')")
+    chart.get_by_role("checkbox").uncheck()
+
+
 def test_a_claim_shows_its_runs_and_a_figure_its_numbers(opened: Callable[[str, int], Opened]) -> None:
     page = opened("study", DESK).page
     rule = page.locator("#claim-1 details")

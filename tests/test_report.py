@@ -3,15 +3,19 @@
 All rows here are made up by a formula, for tests only: they are nobody's measurements.
 """
 
+import base64
+import io
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import vl_convert
+from PIL import Image
 
 from layerwise.claims import HOW, interval
 from layerwise.report import Figure, Report, words, write_report
@@ -20,6 +24,7 @@ from layerwise.report.figures import gap, learning, levels, palette
 from layerwise.report.page import json_block, spec, table_json
 from layerwise.report.strip import Known, Lane, Strip, nothing_known, tiles
 from layerwise.report.summary import changes, ends, over_clusters
+from layerwise.report.thumbnails import cut, sheet
 from layerwise.report.transfer_strip import strip
 from layerwise.rows import frame, read
 
@@ -283,9 +288,19 @@ def test_the_strip_has_a_bar_per_layer_kept_and_none_for_the_head():
 
 def test_the_strip_leaves_out_treatments_that_are_not_kept_then_fresh():
     rows = made_up_rows()
+    mixed = rows[rows["n"] == 2].assign(treatment="FTR", value=0.9)
+    mixed["run_key"] = "mixed-" + mixed["run_key"]
+    assert strip(pd.concat([rows, mixed], ignore_index=True)) == strip(rows)
+
+
+def test_copied_and_tuned_layers_have_a_lane_of_their_own():
+    rows = made_up_rows()
     tuned = rows[rows["n"] == 2].assign(treatment="T2R", value=0.9)
     tuned["run_key"] = "tuned-" + tuned["run_key"]
-    assert strip(pd.concat([rows, tuned], ignore_index=True)) == strip(rows)
+    *others, last = strip(pd.concat([rows, tuned], ignore_index=True)).lanes
+    assert tuple(others) == strip(rows).lanes
+    assert [getattr(cell, "value", cell) for cell in last.cells[2:]] == ["unknown"] * 3 + ["fresh"]
+    assert last.cells[1].value == pytest.approx(0.9 - made_up_accuracy(0, 1, 0, 0, 100) - 0.006)  # of seeds and trials
 
 
 def test_the_strip_is_of_an_experiment_in_which_n_says_what_was_done():
@@ -444,3 +459,14 @@ def test_a_click_in_the_legend_reaches_the_lines():
         assert legend["encode"]["symbols"]["name"] == f"{field}_legend_symbols"
         faded = json.dumps(legend["encode"]["symbols"]["update"]["opacity"])
         assert "0.13" not in faded
+
+
+def test_thumbnails_are_cut_from_their_sheet_by_number():
+    """45 pictures, each of one shade: the second row of the sheet begins with the 41st."""
+    shades = np.arange(45, dtype=np.uint8)[:, None, None, None] * np.full((1, 1, 30, 20), 5, np.uint8)
+    found = cut(sheet(shades), range(100, 145))
+    for number in (100, 139, 140, 144):
+        content = base64.b64decode(found[number].removeprefix("data:image/png;base64,"))
+        image = np.asarray(Image.open(io.BytesIO(content)))
+        assert image.shape == (24, 24)
+        assert (image == 5 * (number - 100)).all()

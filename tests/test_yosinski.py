@@ -484,6 +484,13 @@ def test_figures_are_drawn_from_the_rows() -> None:
     assert at["AnB", 7] == pytest.approx(0.545 - 0.07, abs=0.0003)
     kept = drawn["Distant tasks and random filters"].table.set_index(["group", "n"])["kept_share"]
     assert kept["AnB, dissimilar halves", 7] < kept["AnB, random halves", 7] < 1
+    papers = drawn["Distant tasks and random filters"].table.set_index(["group", "n"])["the_paper"]
+    assert papers["AnB, random halves", 7] == pytest.approx((0.543 - 0.002) / (0.625 - 0.002))
+    causes = drawn["The two causes of loss, layer by layer"]
+    papers = causes.table.set_index(["cause", "n"])["the_paper"]
+    assert papers["co-adaptation (base - BnB)", 5] == pytest.approx(0.031)  # by hand: 0.625 - 0.594
+    assert papers["specificity (BnB - AnB)", 7] == pytest.approx(0.080)
+    assert "Dashed: the paper's own nets" in causes.caption
     gains = drawn["Where tuning begins, and what it gains"].table.set_index(["begin", "n"])["gain"]
     assert gains["trained on A (AnB+)", 3] == pytest.approx(0.03, abs=0.0003)
     assert len(drawn) == 4

@@ -20,7 +20,7 @@ from layerwise.treatment import Treatment
 
 REACH = 1.645  # standard deviations: nine tenths of a normal distribution
 RUNNERS_UP = 3
-ROW = 24  # pixels of an option's line
+ROW = 36  # pixels of an option's line
 OPTIONS = {  # column of the table: what it is called on the page, how it is printed
     "option": ("option", "number"),
     "name": ("what is done", "text"),
@@ -30,7 +30,7 @@ OPTIONS = {  # column of the table: what it is called on the page, how it is pri
     "deviation": ("deviation", "percent"),
     "chance": ("chance to be best", "percent"),
     "trials": ("trials", "number"),
-    "flops": ("FLOPs of training", "number"),
+    "flops": ("FLOPs of training", "flops"),
 }
 RULE = (
     "What to do with each layer is what the recommended option does. Useful: classes can be told apart better behind "

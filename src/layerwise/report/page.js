@@ -51,14 +51,19 @@ function make(tag, properties = {}, ...children) {
   element.append(...children);
   return element;
 }
+function spelt(value) { // 34944000 as 34.9 M
+  const place = Math.min(6, Math.floor(Math.log10(value) / 3));
+  return (value / 1000 ** place).toPrecision(3) + " " + ["", "k", "M", "G", "T", "P", "E"][place];
+}
 function shown(value, kind) {
   if (value === null) return "–";
   if (kind === "percent") return (100 * value).toFixed(1) + " %";
   if (kind === "seconds") return value.toFixed(2);
+  if (kind === "flops") return value < 1e6 ? String(value) : spelt(value);
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (kind !== "number" || typeof value !== "number") return String(value);
   if (Number.isInteger(value) && Math.abs(value) < 1e7) return String(value);
-  return Math.abs(value) < 1000 ? value.toPrecision(4) : String(Number(value.toPrecision(4)));
+  return String(Number(value.toPrecision(4)));
 }
 function compare(a, b) {
   if (typeof a === "number" && typeof b === "number") return a - b;

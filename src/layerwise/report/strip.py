@@ -13,8 +13,8 @@ from layerwise.report import words
 GENERAL, FRAGILE, SPECIFIC = "General", "Fragile", "Specific"
 LACKING = {  # lanes that every strip has or lacks by name: what it would take to know
     GENERAL: "takes nets that copy it to another task, or a linear probe",
-    FRAGILE: "takes nets that copy it to their own task (BnB of `layerwise study yosinski`)",
-    SPECIFIC: "takes copies to their own task and to another (BnB and AnB of `layerwise study yosinski`)",
+    FRAGILE: "takes nets that copy it to their own task (“layerwise study yosinski”: BnB)",
+    SPECIFIC: "takes copies to their own task and to another (“layerwise study yosinski”: BnB and AnB)",
 }
 UNKNOWN = "unknown"
 DEEDS = {  # letter of the treatment language: what is done with the layer
