@@ -161,9 +161,10 @@ def made_up_probe(text: str = "") -> str:
         for step in (0, 10, 20):
             found.append({**same, "quantity": "distance", "step": step, "value": 0.1 * step * (place + 1)})
     rows = frame(found)
-    plan: dict[str, Any] = {"quantities": QUANTITIES, "layers": list(names), "net": "sharma" + text, "notes": ["note " + text],
-            "failures": [], "facts": [["layers", "3"]], "captions": {},
-            "provenance": {"command": "layerwise probe sharma digits" + text}}  # fmt: skip
+    plan: dict[str, Any] = {
+        "quantities": QUANTITIES, "layers": list(names), "net": "sharma" + text, "notes": ["note " + text],
+        "failures": [], "facts": [["layers", "3"]], "provenance": {"command": "layerwise probe sharma digits" + text},
+    }  # fmt: skip
     images = np.arange(8 * 3 * 6 * 6, dtype=np.uint8).reshape(8, 3, 6, 6)
     plan["captions"], plan[thumbnails.NAME] = {thumbnails.NAME: ""}, list(range(8))
     pictures = {thumbnails.NAME: thumbnails.sheet(images)}

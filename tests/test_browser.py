@@ -4,6 +4,7 @@ One page of each kind, of made-up rows with hostile names, in Debian's chromium 
 once, wide and narrow, and shared by the tests. Without chromium all are skipped.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ PHONE, DESK, WALL = 390, 1280, 2560
 KINDS = ("study", "probe", "advice", "comparison")
 CHARTS = {"study": 6, "probe": 6, "advice": 4, "comparison": 8}
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+MOMENT = 300  # milliseconds in which a picture is drawn anew
 SERIOUS = {"serious", "critical"}
 
 
@@ -153,7 +155,7 @@ def test_tables_sort_filter_and_are_saved(
 ) -> None:
     page = opened(kind, DESK).page
     place = page.locator(f"div[data-table={table}]")
-    heading = place.get_by_role("button", name=column, exact=True)
+    heading = place.locator("th button", has_text=re.compile(f"^{column}$"))
     at = heading.evaluate("button => button.closest('th').cellIndex")
     shown = f"document.querySelectorAll('div[data-table={table}] tbody tr')"
     for direction, falling in (("ascending", False), ("descending", True)):
@@ -172,7 +174,7 @@ def test_tables_sort_filter_and_are_saved(
     with page.expect_download() as download:
         place.get_by_role("button", name="Download csv").click()
     lines = Path(download.value.path()).read_text().splitlines()
-    assert len(lines) > before or len(lines) == before + 1
+    assert len(lines) > before
     assert "," in lines[0]
 
 
@@ -182,14 +184,16 @@ def test_a_click_in_the_legend_fades_the_other_curves(opened: Callable[[str, int
     faded = "place => [...place.querySelectorAll('.mark-line path')].map(line => line.getAttribute('opacity'))"
     assert set(chart.evaluate(faded)) == {"1"}
     chart.locator(".role-legend-symbol path").first.click()
+    page.wait_for_timeout(MOMENT)
     assert sorted(set(chart.evaluate(faded))) == ["0.12", "1"]
 
 
 def test_points_of_an_embedding_are_shown_as_their_images(opened: Callable[[str, int], Opened]) -> None:
     page = opened("probe", DESK).page
-    chart = page.locator("[data-chart]").filter(has=page.get_by_role("checkbox"))
+    chart = page.locator("figure").filter(has=page.get_by_role("checkbox"))
     assert chart.locator("svg image").count() == 0
     chart.get_by_role("checkbox").check()
+    page.wait_for_timeout(MOMENT)
     shown = chart.locator("svg image")
     assert shown.count() == 8
     assert shown.first.evaluate("image => image.getAttribute('href').startsWith('data:image/png;base64,')")
@@ -202,6 +206,11 @@ def test_a_claim_shows_its_runs_and_a_figure_its_numbers(opened: Callable[[str, 
     rule.locator("summary").click()
     rule.get_by_role("button").click()
     assert page.evaluate("document.querySelectorAll('div[data-table=runs] tbody tr').length") == 2
+    page.locator("div[data-table=runs] td.key button").first.click()
+    assert page.evaluate("document.activeElement.id") == "run"
+    told = page.locator("#run").inner_text()
+    assert "layerwise runs show n1-1-0-0" in told
+    assert "layerwise study gutstein" in told
     numbers = page.locator("#figure-0 details")
     assert numbers.locator("table").count() == 0
     numbers.locator("summary").click()

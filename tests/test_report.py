@@ -339,7 +339,9 @@ def test_bars_of_a_strip_stand_on_one_scale():
     assert (gain.text, gain.bounds, loss.text, loss.bounds) == ("+10.0", "", "−20.0", "−30.0 to −10.0")
     assert (gain.is_good, loss.is_good, loss.label, nothing) == (False, True, 100, "unknown")
     assert found.is_upright is False
-    assert Strip(tiles(["layer1.0.conv1"], nothing_known("a")), (), "rule").is_upright
+    long = [f"layer{k}.conv1" for k in range(6)]
+    assert Strip(tiles(long, nothing_known(long)), (), "rule").is_upright
+    assert not Strip(tiles(long[:5], nothing_known(long[:5])), (), "rule").is_upright
 
 
 def test_the_frontier_is_what_nothing_cheaper_matches():

@@ -39,8 +39,6 @@ from layerwise.studies.results import Result
 
 EVERY = "all"  # studies
 FLOAT_BYTES = 4
-
-
 EMBEDDINGS = ("tsne", "pca")  # quantities that place images in a plane
 
 

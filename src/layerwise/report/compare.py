@@ -1,7 +1,7 @@
 """Two reports side by side: answers, layer strips, claims and figures aligned, and what differs said in words."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
@@ -59,7 +59,7 @@ def render_comparison(one: Side, other: Side, command: str) -> str:
     said = tuple(differences(one, other))
     return render(
         "compare.html", f"{one.name} beside {other.name}", flat, {},
-        answer=answer(one, other, claims), findings=said, notes=(), facts=(), sides=(one, other), claims=claims,
+        answer=answer(one, other, claims), findings=said, notes=(), facts=(), sides=(one, other), against=claims,
         pairs=[tuple(next(numbers) if figure else None for figure in pair) for pair in pairs],
         settings=list(settings(one.provenance, other.provenance)), marks=MARKS,
         strip_names=list(dict.fromkeys([*one.strips, *other.strips])),
@@ -107,9 +107,8 @@ def differences(one: Side, other: Side) -> Iterator[str]:
 
 def _deeds(one: Side, other: Side, name: str) -> str:
     first, second = one.strips[name].tiles, other.strips[name].tiles
-    of = f"Of {name}: " if name else ""
     if [tile.name for tile in first] != [tile.name for tile in second]:
-        return f"{of}the nets are not alike: {words.counted(len(first), 'layer')} and {len(second)}."
+        return _sentence(name, f"the nets are not alike: {words.counted(len(first), 'layer')} and {len(second)}.")
     other_deed = {tile.name: tile.deed for tile in second}
     told = [
         f"{tile.name} ({tile.deed.text}, {other_deed[tile.name].text})"
@@ -117,9 +116,13 @@ def _deeds(one: Side, other: Side, name: str) -> str:
         if tile.deed.letters != other_deed[tile.name].letters
     ]
     if not told:
-        return f"{of}the same is to be done with every layer, as far as it is known."
+        return _sentence(name, "the same is to be done with every layer, as far as it is known.")
     more = f" and {len(told) - MOST_LAYERS} more" if len(told) > MOST_LAYERS else ""
-    return f"{of}other things are to be done with {words.listed(told[:MOST_LAYERS])}{more}."
+    return _sentence(name, f"other things are to be done with {words.listed(told[:MOST_LAYERS])}{more}.")
+
+
+def _sentence(study: str, text: str) -> str:
+    return f"Of {study}: {text}" if study else text[0].upper() + text[1:]
 
 
 def settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -167,53 +170,45 @@ def paired(one: Sequence[Figure], other: Sequence[Figure]) -> Iterator[tuple[Fig
 
 def _on_one_scale(one: Figure, other: Figure) -> tuple[Figure, Figure]:
     """With one range of upright axes that do not begin at zero, so that heights can be compared by eye."""
-    specs = [_plain_spec(one.chart), _plain_spec(other.chart)]
-    fields = {name for found in specs for name in _heights(found)}
+    fields = {name for figure in (one, other) for layer in _told(figure.chart) for name in _heights(layer)}
     values = [
-        table[name].astype(float)
-        for table in (one.table, other.table)
-        for name in fields
-        if name in table and pd.api.types.is_numeric_dtype(table[name])
+        figure.table[name].astype(float)
+        for figure in (one, other)
+        for name in sorted(fields)
+        if name in figure.table and pd.api.types.is_numeric_dtype(figure.table[name])
     ]
     ends = pd.concat(values).dropna() if values else pd.Series(dtype=float)
     if ends.empty:
         return one, other
     margin = 0.05 * float(ends.max() - ends.min())
     domain = [float(ends.min()) - margin, float(ends.max()) + margin]
-    return tuple(  # type: ignore[return-value]
-        Figure(figure.title, figure.caption, _scaled(figure.chart, domain), figure.table, figure.section)
-        for figure in (one, other)
-    )
+    return _scaled(one, domain), _scaled(other, domain)
 
 
-def _plain_spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
+def _told(chart: Any) -> list[dict[str, Any]]:
+    """The layers of a picture as Vega-Lite has them; of pictures of several parts none."""
     with alt.data_transformers.enable("default", max_rows=None):
-        found: dict[str, Any] = chart.to_dict()
-    return found
+        spec: dict[str, Any] = chart.to_dict()
+    return list(spec.get("layer", [spec] if "encoding" in spec else []))
 
 
-def _layers_of(chart: Any) -> list[Any]:
-    return list(chart.layer) if isinstance(chart, alt.LayerChart) else [chart] if isinstance(chart, alt.Chart) else []
+def _heights(layer: Mapping[str, Any]) -> list[str]:
+    """Fields of an upright axis that does not begin at zero."""
+    encoding = layer.get("encoding", {})
+    up = encoding.get("y", {})
+    if up.get("type") != "quantitative" or (up.get("scale") or {}).get("zero") is not False:
+        return []
+    return [axis["field"] for axis in (up, encoding.get("y2", {})) if "field" in axis]
 
 
-def _heights(spec: Mapping[str, Any]) -> Iterator[str]:
-    """Fields of upright axes of one picture that do not begin at zero; of pictures of several parts none."""
-    for layer in spec.get("layer", [spec] if "encoding" in spec else []):
-        encoding = layer.get("encoding", {})
-        if (up := encoding.get("y", {})).get("type") == "quantitative" and (up.get("scale") or {}).get("zero") is False:
-            yield up["field"]
-            if "field" in encoding.get("y2", {}):
-                yield encoding["y2"]["field"]
-
-
-def _scaled(chart: Any, domain: list[float]) -> Any:
-    """The chart with its upright axis from and to these values."""
-    copy = chart.copy(deep=True)
-    for layer in _layers_of(copy):
-        up = layer.encoding.y
-        if up is not alt.Undefined and up.to_dict().get("type") == "quantitative":
-            layer.encoding.y = up.scale(domain=domain, zero=False, nice=False)
-    return copy
+def _scaled(figure: Figure, domain: list[float]) -> Figure:
+    """The figure with its upright axis from and to these values."""
+    chart = figure.chart.copy(deep=True)
+    layers = list(chart.layer) if isinstance(chart, alt.LayerChart) else [chart]
+    for layer, told in zip(layers, _told(figure.chart), strict=True):
+        if told.get("encoding", {}).get("y", {}).get("type") == "quantitative":
+            layer.encoding.y = layer.encoding.y.scale(domain=domain, zero=False, nice=False)
+    return replace(figure, chart=chart)
 
 
 def _a(kind: str) -> str:

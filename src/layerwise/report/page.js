@@ -26,11 +26,12 @@ function overflows(place) {
     legend.querySelector(".role-legend-symbol") && legend.getBoundingClientRect().right > edge);
 }
 async function draw(place) {
-  const inside = place.appendChild(document.createElement("div"));
+  const inside = place.appendChild(document.createElement("div")), controls = place.nextElementSibling;
   try {
     for (const columns of [0, 6, 4, 3, 2, 1]) { // as many as there is room for: names may be long, and screens narrow
+      controls.replaceChildren(); // they stand beside the picture: inside one, nothing can be operated
       const drawn = await vegaEmbed(inside, report.charts[Number(place.dataset.chart)], {
-        mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: style(columns),
+        mode: "vega-lite", renderer: "svg", actions: false, ast: true, bind: controls, config: style(columns),
       });
       if (columns === 1 || !overflows(place)) break;
       drawn.finalize();
@@ -87,12 +88,14 @@ class Grid {
   // A table that sorts by its headings, filters by text or by keys, and draws one page of rows.
   constructor(place, name, filtered) {
     this.table = report.tables[name];
+    this.panel = name === "runs" ? document.getElementById("run") : null;
     this.words = []; this.keys = null; this.column = null; this.falling = false; this.page = 0;
     this.body = make("tbody");
     this.count = make("span", { role: "status" });
     this.back = make("button", { type: "button", textContent: "Previous", onclick: () => this.turn(-1) });
     this.next = make("button", { type: "button", textContent: "Next", onclick: () => this.turn(1) });
-    this.input = make("input", { type: "search", placeholder: place.dataset.filter, oninput: () => this.filter() });
+    this.input = make("input", { type: "search", placeholder: place.dataset.filter, ariaLabel: place.dataset.filter,
+      oninput: () => this.filter() });
     this.input.setAttribute("aria-label", "Filter the rows by text");
     const save = make("button", { type: "button", textContent: "Download csv", className: "push",
       onclick: () => download(name + ".csv", csv(this.table)) });
@@ -144,14 +147,42 @@ class Grid {
   draw() {
     const rows = this.wanted(), pages = Math.max(1, Math.ceil(rows.length / PAGE)), from = this.page * PAGE;
     const part = rows.slice(from, from + PAGE);
-    this.body.replaceChildren(...part.map((row) => make("tr", {}, ...row.map((value, i) =>
-      make("td", { className: this.table.columns[i].kind, textContent: shown(value, this.table.columns[i].kind) })))));
+    this.body.replaceChildren(...part.map((row) =>
+      make("tr", {}, ...row.map((value, i) => this.cell(row, value, i)))));
     this.count.textContent = rows.length > PAGE
       ? `${from + 1} to ${from + part.length} of ${rows.length} rows` : rows.length === 1 ? "1 row" : `${rows.length} rows`;
     this.back.disabled = this.page === 0;
     this.next.disabled = this.page >= pages - 1;
     this.pager.hidden = pages === 1;
   }
+  cell(row, value, i) {
+    const kind = this.table.columns[i].kind, text = shown(value, kind);
+    if (i || !this.panel) return make("td", { className: kind, textContent: text });
+    const open = make("button", { type: "button", textContent: text, onclick: () => this.tell(row) });
+    return make("td", { className: kind }, open);
+  }
+  tell(row) { // all of one run, and the commands that show and make it
+    const values = this.table.columns.flatMap((column, i) => [
+      make("dt", { textContent: column.title }), make("dd", { textContent: shown(row[i], column.kind) })]);
+    const commands = Object.entries(report.commands).flatMap(([what, text]) => [
+      make("p", { className: "fine", textContent: what }), commandBox(text.replaceAll("KEY", row[0]))]);
+    this.panel.replaceChildren(make("h3", { textContent: "Run " + row[0] }), make("dl", {}, ...values), ...commands);
+    this.panel.hidden = false;
+    this.panel.focus();
+  }
+}
+function commandBox(text) {
+  const box = make("div", { className: "command" }, make("pre", { tabIndex: 0, textContent: text }),
+    make("button", { type: "button", textContent: "Copy" }));
+  copies(box.lastChild);
+  return box;
+}
+function copies(button) {
+  button.addEventListener("click", () => {
+    const text = button.parentElement.querySelector("pre");
+    getSelection().selectAllChildren(text); // where the clipboard is closed to us, the reader can copy by hand
+    navigator.clipboard?.writeText(text.textContent).then(() => { button.textContent = "Copied"; }, () => {});
+  });
 }
 
 const grids = Object.fromEntries([...document.querySelectorAll("div[data-table]")].map((place) =>
@@ -165,10 +196,4 @@ for (const button of document.querySelectorAll("[data-claim]")) {
     document.getElementById("runs").scrollIntoView();
   });
 }
-for (const button of document.querySelectorAll("[data-copy]")) {
-  button.addEventListener("click", () => {
-    const text = button.parentElement.querySelector("pre");
-    getSelection().selectAllChildren(text); // where the clipboard is closed to us, the reader can copy by hand
-    navigator.clipboard?.writeText(text.textContent).then(() => { button.textContent = "Copied"; }, () => {});
-  });
-}
+document.querySelectorAll("[data-copy]").forEach(copies);

@@ -196,7 +196,7 @@ def scatter(
     small = pd.DataFrame({"unit": list(pictures), "image": list(pictures.values())})
     hover.append(alt.Tooltip("image:N"))  # a tooltip draws what has this name
     themselves = alt.param(name="as_images", value=False, bind=alt.binding_checkbox(name="show the images "))
-    looked_up = base.transform_lookup("unit", alt.LookupData(small, "unit", ["image"]))
+    looked_up = base.transform_lookup(lookup="unit", from_=alt.LookupData(data=small, key="unit", fields=["image"]))
     hidden = alt.when("as_images").then(alt.value(0)).when(legend).then(alt.value(0.8)).otherwise(alt.value(0.06))
     points = looked_up.mark_point(filled=True, size=35).encode(color=paint, shape=mark, tooltip=hover, opacity=hidden)
     images = looked_up.transform_filter("as_images").mark_image(width=22, height=22)

@@ -27,7 +27,7 @@ DEEDS = {  # letter of the treatment language: what is done with the layer
     "P": "keep a part",
     "?": UNKNOWN,
 }
-MANY, LONG = 10, 7  # layers, and letters of a name, from which tiles stand upright
+MANY, SOME, LONG = 10, 5, 7  # tiles stand upright for more layers than many, or than some with names longer than this
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class Strip:
     @property
     def is_upright(self) -> bool:
         """Are there so many layers, or names so long, that tiles have to be narrow?"""
-        return len(self.tiles) > MANY or max(len(tile.name) for tile in self.tiles) > LONG
+        longest = max(len(tile.name) for tile in self.tiles)
+        return len(self.tiles) > MANY or (len(self.tiles) > SOME and longest > LONG)
 
     @property
     def deeds(self) -> tuple[Deed, ...]:

@@ -14,8 +14,8 @@ LEVEL = 0.95
 BANDS = "Bands: 95 % interval of the mean over class splits."
 ONE = "One class split: no interval."
 FOUR = ("BnB", "BnB+", "AnB", "AnB+")
-# The paper's own nets, n = 1 to 7: top-1 accuracies on halves of ImageNet, from its authors' released logs (each the mean
-# of the ten best evaluations of a net, then over nets): https://github.com/yosinski/convnet_transfer.
+# The paper's own nets, n = 1 to 7: top-1 accuracies on halves of ImageNet, from its authors' released logs (each the
+# mean of the ten best evaluations of a net, then over nets): https://github.com/yosinski/convnet_transfer.
 PAPERS_BASE = {"random": 0.625, "natural": 0.653, "man-made": 0.537, "random filters": 0.576}
 PAPERS = {
     "BnB": (0.627, 0.624, 0.621, 0.605, 0.594, 0.619, 0.623),
