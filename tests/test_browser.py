@@ -209,7 +209,7 @@ def test_a_claim_shows_its_runs_and_a_figure_its_numbers(opened: Callable[[str, 
     page.locator("div[data-table=runs] td.key button").first.click()
     assert page.evaluate("document.activeElement.id") == "run"
     told = page.locator("#run").inner_text()
-    assert "layerwise runs show n1-1-0-0" in told
+    assert "layerwise runs show n0-1-0-0" in told
     assert "layerwise study gutstein" in told
     numbers = page.locator("#figure-0 details")
     assert numbers.locator("table").count() == 0

@@ -108,11 +108,13 @@ def render_study(report: Report) -> str:
 
 def run_commands(provenance: Mapping[str, Any]) -> dict[str, str]:
     """What can be done with a run, and the command that does it; KEY stands for the run's key."""
-    show = ["layerwise", "runs", "show", "KEY", *(["--store", provenance["store"]] if "store" in provenance else [])]
-    made = (
-        {"Train it, with what of its study is not stored:": command} if (command := provenance.get("command")) else {}
-    )
-    return {"Show all that is known of it, its recipe and learning curve too:": shlex.join(show), **made}
+    show = ["layerwise", "runs", "show", "KEY"]
+    if "store" in provenance:
+        show += ["--store", provenance["store"]]
+    found = {"Show all that is known of it, its recipe and learning curve too:": shlex.join(show)}
+    if provenance.get("command"):
+        found["Train it, with what else of its study is not stored:"] = provenance["command"]
+    return found
 
 
 def verdict_words(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
