@@ -47,7 +47,7 @@ def render_advice(advice: Mapping[str, Any], where: Path) -> str:
         "advice.html", f"What to do with each layer of {short(advice['net'])}", drawn,
         {"options": table_json(table, OPTIONS)},
         answer=advice["answer"], findings=advice["findings"], notes=advice["notes"], facts=list(facts(advice)),
-        provenance=advice["provenance"], strip=strip(advice), commands=list(commands(advice, where)),
+        provenance=advice["provenance"], strip=strip(advice), carry_out=list(commands(advice, where)),
         is_sure=advice["recommended"]["sure"], option_count=len(table),
         has_labels=any(figure.section == "labels" for figure in drawn),
     )  # fmt: skip
@@ -86,9 +86,9 @@ def options(advice: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def commands(advice: Mapping[str, Any], where: Path) -> Iterator[tuple[str, str]]:
-    """The recommended option and the best of other treatments: what each is, and the command that carries it out."""
+    """The recommended option and the best of doing otherwise: what each is, and the command that carries it out."""
     command = [*advice["adapt"], "--advice", str(where)]
-    for row in options(advice).drop_duplicates("treatment").to_dict("records")[: 1 + RUNNERS_UP]:
+    for row in options(advice).drop_duplicates("name").to_dict("records")[: 1 + RUNNERS_UP]:
         what = f"{row['name']} ({row['treatment']}), rate {row['rate']:g}: {words.percent(row['accuracy'])} expected"
         number = [] if row["option"] == 1 else ["--option", str(row["option"])]
         yield what, shlex.join([*command, *number])
