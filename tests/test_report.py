@@ -329,6 +329,20 @@ def test_a_strip_says_what_to_do_by_its_rule_and_what_is_unknown():
     assert some.tiles[1].deed.text == "unknown"
 
 
+def test_a_study_of_lesions_has_a_strip_of_what_each_layer_brings():
+    """Whole nets reach 0.8 and 0.9; without the first layer 0.2 less, without the second 0.1 more, the third mixed."""
+    lesions = {"111": (0.8, 0.9), "011": (0.6, 0.7), "101": (0.9, 1.0), "110": (0.7, 1.0), "001": (0.1, 0.1)}
+    same = {"net": "small", "quantity": "accuracy", "split": "test", "source_task": "s", "seed": 0, "trial": 0}
+    found = [{"net": "small", "layer": layer, "quantity": "parameters", "value": 10} for layer in "abc"]
+    for mask, values in lesions.items():
+        for target, value in enumerate(values):
+            of = {"run_key": f"{mask}{target}", "cluster": str(target), "target_task": str(target), "step": 5}
+            found.append({**same, **of, "condition": f"lesion {mask}", "value": value})
+    made = strip(frame(found))
+    assert [cell.value for cell in made.lanes[0].cells] == pytest.approx([0.2, -0.1, 0.0])
+    assert [tile.deed.text for tile in made.tiles] == ["tune", "fresh", "unknown"]
+
+
 def test_bars_of_a_strip_stand_on_one_scale():
     """From −0.3 to 0.1 by hand: zero is a quarter down; a loss of 0.2 takes half the height, its interval all below."""
     cells = (Known(0.1), Known(-0.2, -0.3, -0.1), "unknown")

@@ -1,6 +1,6 @@
 """The layer strip of a study, from its rows: what copying a layer with all below it does to test accuracy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,17 +11,22 @@ from layerwise.report.words import counted
 from layerwise.studies.yosinski_claims import CAUSES, losses
 
 COPIED_THEN_FRESH = r"{letter}*\d*\*?R*\d*\*?"  # F3R5, F*R, R8, FFRR: other treatments keep layers in other ways
+PAIR = ["target_task", "source_task", "seed", "trial"]  # with what was done, one net of several from one source
 LETTERS = {"F": "frozen", "T": "tuned"}
 RULE = (
     "Freeze: copied from another task with all layers below it and frozen, it gains test accuracy against a net that "
     "starts afresh (95 % interval above 0). Tune: it does so copied and tuned. Fresh: frozen it loses, and tuned it is "
     "not known to gain; or it always was fresh. Else unknown."
 )
+OF_LESIONS = (
+    "Tune: copied and tuned, as all others are, it gains test accuracy against being fresh (95 % interval above 0). "
+    "Fresh: it loses. Else unknown."
+)
 INTERVAL = "Whiskers: 95 % intervals."
 
 
 def strip(rows: pd.DataFrame) -> Strip | None:
-    """The strip at the fewest and the most samples per class; null without layer rows or without a plain grid of n."""
+    """The strip at the fewest and the most samples per class; null without layer rows, a plain grid of n, or lesions."""
     sizes = rows[rows["run_key"].isna() & rows["layer"].notna() & (rows["quantity"] == "parameters")]
     if sizes.empty:
         return None
@@ -30,16 +35,16 @@ def strip(rows: pd.DataFrame) -> Strip | None:
     if pd.notna(net):
         rows = rows[rows["net"] == net]
     names = [str(name) for name in sizes["layer"]]
+    parameters = [int(size) for size in sizes["value"]]
     copied = {letter: _copied(rows, letter) for letter in LETTERS}
     if copied["F"].empty:
-        return None
+        return _of_lesions(rows, names, parameters)
     few = int(copied["F"]["shots"].min())
     lanes = [*_general(copied, len(names)), *_causes(rows, len(names))]
     deeds = [_deed(copied, few, n, len(names)) for n in range(1, len(names) + 1)]
     at = f" Said of {counted(few, 'sample')} per class." if copied["F"]["shots"].nunique() > 1 else ""
     given = f" They are {GIVEN}." if copied["F"]["clusters"].max() == 1 else ""
-    drawn = tiles(names, deeds, [int(size) for size in sizes["value"]])
-    return Strip(drawn, tuple(lanes), RULE + at, INTERVAL + given)
+    return Strip(tiles(names, deeds, parameters), tuple(lanes), RULE + at, INTERVAL + given)
 
 
 def _copied(rows: pd.DataFrame, letter: str) -> pd.DataFrame:
@@ -94,6 +99,34 @@ def _causes(rows: pd.DataFrame, depth: int) -> list[Lane]:
         for (title, tells), cause in zip(told.items(), CAUSES, strict=True)
         if (found["cause"] == cause).any()
     ]
+
+
+def _of_lesions(rows: pd.DataFrame, names: Sequence[str], parameters: Sequence[int]) -> Strip | None:
+    """The strip of nets that are copied whole but for one layer; null without such nets."""
+    table = _lesioned(rows, len(names))
+    if table.empty:
+        return None
+    cells = _cells(table, len(names), UNKNOWN)
+    tells = "gained by copying it too, where all others are copied and everything is tuned"
+    drawn = tiles(names, [_of_gain(cell) for cell in cells], parameters)
+    return Strip(drawn, (Lane(GENERAL, tells, cells),), OF_LESIONS, f"{INTERVAL[:-1]} over categories.")
+
+
+def _lesioned(rows: pd.DataFrame, depth: int) -> pd.DataFrame:
+    """Test accuracy of nets that are copied whole, minus that with layer n fresh: n, mean, low, high, clusters."""
+    masks = rows["condition"].str.extract(rf"^lesion ([01]{{{depth}}})$")[0]
+    found = ends(rows.assign(mask=masks)[masks.notna()])
+    whole = found.loc[found["mask"] == "1" * depth, [*PAIR, "value"]]
+    both = found[found["mask"].str.count("0") == 1].merge(whole, on=PAIR, suffixes=("", "_whole"))
+    gains = both.assign(value=both["value_whole"] - both["value"], n=both["mask"].str.find("0") + 1)
+    return over_clusters(gains, ["n"], "category")
+
+
+def _of_gain(cell: Known | str) -> Deed:
+    """What OF_LESIONS says."""
+    if isinstance(cell, str) or cell.low is None or cell.high is None:
+        return Deed("?")
+    return Deed("T" if cell.low > 0 else "R" if cell.high < 0 else "?")
 
 
 def _cells(table: pd.DataFrame, depth: int, last: str) -> tuple[Known | str, ...]:
