@@ -128,7 +128,7 @@ def _spread(table: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
 
 
-HOVER = [
+HOVER: list[Any] = [
     alt.Tooltip("name:N", title="what is done"), "treatment:N", alt.Tooltip("rate:N", title="learning rate"),
     alt.Tooltip("accuracy:Q", format=".1%", title="expected accuracy"), alt.Tooltip("low:Q", format=".1%"),
     alt.Tooltip("high:Q", format=".1%"), alt.Tooltip("chance:Q", format=".0%", title="chance to be best"),

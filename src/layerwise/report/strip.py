@@ -4,7 +4,7 @@ A strip has a tile a layer, which says what to do with it, and under the tiles l
 fragile, how specific, as far as the rows of this report know it. What they do not know is unknown, and says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,7 +88,8 @@ class Strip:
     def drawn(self) -> "tuple[tuple[Tile, tuple[Bar | str, ...]], ...]":
         """Each tile with what stands under it, a lane each; all lanes of points share one scale."""
         lanes = [_bars(lane, self._ends(lane)) for lane in self.lanes]
-        return tuple(zip(self.tiles, zip(*lanes, strict=True) if lanes else [()] * len(self.tiles), strict=True))
+        columns: Iterable[tuple[Bar | str, ...]] = zip(*lanes, strict=True) if lanes else [()] * len(self.tiles)
+        return tuple(zip(self.tiles, columns, strict=True))
 
     @property
     def lacking(self) -> dict[str, str]:

@@ -26,7 +26,10 @@ INTERVAL = "Whiskers: 95 % intervals."
 
 
 def strip(rows: pd.DataFrame) -> Strip | None:
-    """The strip at the fewest and the most samples per class; null without layer rows, a plain grid of n, or lesions."""
+    """The strip of nets with the lowest n layers copied, at the fewest and the most samples per class, or of lesions.
+
+    Null without layer rows, and where n alone does not say what was done.
+    """
     sizes = rows[rows["run_key"].isna() & rows["layer"].notna() & (rows["quantity"] == "parameters")]
     if sizes.empty:
         return None
