@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from layerwise.advising.advice import load_advice
-from layerwise.compare import compare
+from layerwise.comparing import compare
 from layerwise.errors import StudyError
 from layerwise.report.advice import commands, options, strip
 from layerwise.report.compare import Side, answer, both_claims, differences, paired, settings

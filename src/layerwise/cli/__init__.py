@@ -70,7 +70,7 @@ def report(
 ) -> None:
     """Write the report of a finished study, of several, of a probe or of advice anew; or of two, side by side."""
     from layerwise.advising.advice import Advice
-    from layerwise.compare import compare, load_finished
+    from layerwise.comparing import compare, load_finished
     from layerwise.probing.examined import Examined
 
     if other is not None:
