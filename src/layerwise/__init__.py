@@ -5,7 +5,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Treatment", "adapt", "advise", "apply", "compare", "export", "load_adapted", "predict", "probe", "study", "train_all",
+    "Treatment", "adapt", "advise", "apply", "compare", "export", "load_adapted", "predict", "probe", "study",
+    "train_all",
 ]  # fmt: skip
 HOMES = {
     "Treatment": "treatment",
