@@ -109,10 +109,10 @@ def facts(advice: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def figures(advice: Mapping[str, Any]) -> Iterator[Figure]:
     """The options from best to worst, their cost, the probe of each layer, and what more labels would bring."""
     table = _spread(options(advice))
-    yield _ranked(table)
+    yield _ranked(table, *advice["recommended"]["interval"])
     yield _priced(table)
     if layers := [reason for reason in advice["layers_why"] if reason["accuracy"] is not None]:
-        yield _probed(layers, advice["layers"])
+        yield _probed(layers)
     if advice.get("learning_curve") and advice["more_labels"]:
         yield _labels(advice)
 
@@ -140,8 +140,8 @@ WHISKERS = (
 )
 
 
-def _encoded(table: pd.DataFrame) -> tuple[alt.Parameter, dict[str, Any], Any]:
-    """The legend's choice, the channels that tell rates and what was tried apart, and how the others fade."""
+def _encoded(table: pd.DataFrame) -> tuple[alt.Parameter, dict[str, Any], list[str]]:
+    """The legend's choice, the channels that tell rates apart, and the rates."""
     rates = sorted(set(table["rate"]), key=float)
     legend = alt.selection_point(name="picked", fields=["rate"], bind="legend", toggle="true")
     seen = {
@@ -157,8 +157,8 @@ def _dimmed(legend: alt.Parameter, picked: float, other: float) -> Any:
     return alt.when(legend).then(alt.value(picked)).otherwise(alt.value(other))
 
 
-def _ranked(table: pd.DataFrame) -> Figure:
-    """A line for each treatment, the best first; a point for each rate."""
+def _ranked(table: pd.DataFrame, low: float, high: float) -> Figure:
+    """A line for each treatment, the best first, a point for each rate; and the interval of the recommended one."""
     legend, seen, rates = _encoded(table)
     order = list(dict.fromkeys(table["name"]))
     up = alt.Y("name:N", sort=order, title=None).axis(labelLimit=260, grid=True, domain=False, ticks=False)
@@ -174,9 +174,16 @@ def _ranked(table: pd.DataFrame) -> Figure:
         fill=alt.when("datum.trials > 0").then(seen["color"]).otherwise(alt.value("transparent")),
     )  # fmt: skip
     advised = base.transform_filter("datum.is_advised").mark_point(size=230, color="currentColor", strokeWidth=1.6)
-    chart = layered(points.add_params(legend), whiskers, advised.encode(x=across))
+    band = base.transform_filter("datum.is_advised").transform_calculate(from_=str(low), to=str(high))
+    band = band.mark_rule(strokeWidth=9, color="currentColor", opacity=0.18).encode(
+        x=alt.X("from_:Q", title="expected accuracy on new images"), x2="to:Q"
+    )
+    chart = layered(points.add_params(legend), whiskers, band, advised.encode(x=across))
     chart = chart.properties(height=max(160, ROW * len(order)))
-    caption = f"A line for each treatment, a point for each learning rate; the ring is the recommended one. {WHISKERS}"
+    caption = (
+        "A line for each treatment, a point for each learning rate. Ring and broad bar: the recommended one, and the "
+        f"interval in which its accuracy on new images is expected. {WHISKERS}"
+    )
     return Figure("Every option, from best to worst", caption, chart, table, "options")
 
 
@@ -210,7 +217,7 @@ def _priced(table: pd.DataFrame) -> Figure:
     return Figure("Expected accuracy against what training costs", caption, chart, table, "options")
 
 
-def _probed(reasons: Sequence[Mapping[str, Any]], order: Sequence[str]) -> Figure:
+def _probed(reasons: Sequence[Mapping[str, Any]]) -> Figure:
     """The linear probe's accuracy behind each layer."""
     table = pd.DataFrame([{"layer": r["layer"], "accuracy": r["accuracy"], "of": "linear probe"} for r in reasons])
     chart = curves(
