@@ -191,10 +191,10 @@ def test_a_click_in_the_legend_fades_the_other_curves(opened: Callable[[str, int
 def test_points_of_an_embedding_are_shown_as_their_images(opened: Callable[[str, int], Opened]) -> None:
     page = opened("probe", DESK).page
     chart = page.locator("figure").filter(has=page.get_by_role("checkbox"))
-    assert chart.locator("svg image").count() == 0
+    assert chart.locator("svg image[width='0']").count() == 8
     chart.get_by_role("checkbox").check()
     page.wait_for_timeout(MOMENT)
-    shown = chart.locator("svg image")
+    shown = chart.locator("svg image[width='22']")
     assert shown.count() == 8
     assert shown.first.evaluate("image => image.getAttribute('href').startsWith('data:image/png;base64,')")
     chart.get_by_role("checkbox").uncheck()

@@ -20,7 +20,7 @@ from layerwise.treatment import Treatment
 
 REACH = 1.645  # standard deviations: nine tenths of a normal distribution
 RUNNERS_UP = 3
-ROW = 36  # pixels of an option's line
+ROW = 45  # pixels of an option's line
 OPTIONS = {  # column of the table: what it is called on the page, how it is printed
     "option": ("option", "number"),
     "name": ("what is done", "text"),
@@ -161,7 +161,7 @@ def _ranked(table: pd.DataFrame, low: float, high: float) -> Figure:
     """A line for each treatment, the best first, a point for each rate; and the interval of the recommended one."""
     legend, seen, rates = _encoded(table)
     order = list(dict.fromkeys(table["name"]))
-    up = alt.Y("name:N", sort=order, title=None).axis(labelLimit=260, grid=True, domain=False, ticks=False)
+    up = alt.Y("name:N", sort=order, title=None).axis(None).scale(paddingInner=0.55, paddingOuter=0.5)
     across = alt.X("accuracy:Q", title="expected accuracy on new images").axis(format=".0%", tickCount=6)
     apart = alt.YOffset("rate:N", sort=rates)
     base = alt.Chart(table).encode(y=up, yOffset=apart)
@@ -178,7 +178,9 @@ def _ranked(table: pd.DataFrame, low: float, high: float) -> Figure:
     band = band.mark_rule(strokeWidth=9, color="currentColor", opacity=0.18).encode(
         x=alt.X("from_:Q", title="expected accuracy on new images"), x2="to:Q"
     )
-    chart = layered(points.add_params(legend), whiskers, band, advised.encode(x=across))
+    names = alt.Chart(table.drop_duplicates("name")).mark_text(align="left", dy=-ROW / 3, color="currentColor")
+    names = names.encode(y=up, text="name:N", x=alt.value(0))
+    chart = layered(points.add_params(legend), whiskers, band, advised.encode(x=across), names)
     chart = chart.properties(height=max(160, ROW * len(order)))
     caption = (
         "A line for each treatment, a point for each learning rate. Ring and broad bar: the recommended one, and the "

@@ -33,6 +33,7 @@ async function draw(place) {
       const drawn = await vegaEmbed(inside, report.charts[Number(place.dataset.chart)], {
         mode: "vega-lite", renderer: "svg", actions: false, ast: true, bind: controls, config: style(columns),
       });
+      inside.querySelector("svg").ariaHidden = "true"; // the words for it are those of its place
       if (columns === 1 || !overflows(place)) break;
       drawn.finalize();
     }

@@ -199,7 +199,8 @@ def scatter(
     looked_up = base.transform_lookup(lookup="unit", from_=alt.LookupData(data=small, key="unit", fields=["image"]))
     hidden = alt.when("as_images").then(alt.value(0)).when(legend).then(alt.value(0.8)).otherwise(alt.value(0.06))
     points = looked_up.mark_point(filled=True, size=35).encode(color=paint, shape=mark, tooltip=hover, opacity=hidden)
-    images = looked_up.transform_filter("as_images").mark_image(width=22, height=22)
+    side = alt.ExprRef("as_images ? 22 : 0")  # a picture without data would have no extent
+    images = looked_up.mark_image(width=side, height=side)
     images = images.encode(url="image:N", opacity=faded, tooltip=hover)
     yield _figure(told, layered(points.add_params(layer, legend, themselves), images).properties(height=420), table)
 
@@ -219,7 +220,7 @@ def _heat(
 ) -> alt.Chart:
     number = ".1%" if told["unit"] == "percent" else ".3~g"
     across = alt.X(field="layer", type="ordinal", title="layer", sort=list(order))
-    other = alt.Y(field=up, type="ordinal", title=title, sort=list(sort))
+    other = alt.Y(field=up, type="ordinal", title=title, sort=list(sort), axis=alt.Axis(labelLimit=110))
     named = ("layer", up, *(["other_class"] if "other_class" in table else []))
     hover = [alt.Tooltip(field=field, type="nominal") for field in named]
     hover.append(alt.Tooltip(field="value", type="quantitative", format=number, title=told["title"]))
