@@ -3,14 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test soak bench lint constraints clean
+.PHONY: demo test browser soak bench lint constraints clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
 	$(BIN)/layerwise study gutstein --experiments levels
 
-test: .venv/installed
+test: .venv/installed browser
 	$(BIN)/pytest -n 2 -m "not soak"
+
+# What tests in a browser need and pip does not bring; without it they are skipped by name.
+browser:
+	@command -v chromium >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "Installing chromium for the tests in a browser ..." \
+		&& apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+		|| echo "No chromium here, and no right to install it: tests in a browser are skipped (install the package chromium)"
 
 soak: .venv/installed
 	$(BIN)/pytest -n 0 -m soak

@@ -25,7 +25,8 @@ def test_examples_hold(name: str) -> None:
 
 def test_public_names_are_there_and_said() -> None:
     assert layerwise.__all__ == [
-        "Treatment", "adapt", "advise", "apply", "export", "load_adapted", "predict", "probe", "study", "train_all",
+        "Treatment", "adapt", "advise", "apply", "compare", "export", "load_adapted", "predict", "probe", "study",
+        "train_all",
     ]  # fmt: skip
     for name in layerwise.__all__:
         assert (getattr(layerwise, name).__doc__ or "").strip()

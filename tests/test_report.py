@@ -3,101 +3,40 @@
 All rows here are made up by a formula, for tests only: they are nobody's measurements.
 """
 
+import base64
+import io
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import vl_convert
+from PIL import Image
 
-from layerwise.claims import HOW, Claim, interval
+from layerwise.claims import HOW, interval
 from layerwise.report import Figure, Report, words, write_report
 from layerwise.report.costs import cost, costs_of, forecast, frontier
 from layerwise.report.figures import gap, learning, levels, palette
 from layerwise.report.page import json_block, spec, table_json
-from layerwise.report.strip import strip
+from layerwise.report.strip import Known, Lane, Strip, nothing_known, tiles
 from layerwise.report.summary import changes, ends, over_clusters
+from layerwise.report.thumbnails import cut, sheet
+from layerwise.report.transfer_strip import strip
 from layerwise.rows import frame, read
 
-LAYERS = {"C1": 156, "S2": 12, "C3": 1516, "S4": 32, "C5": 48120, "F6": 2420}
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=\"alert('2')\">&amp;"
-
-
-def made_up_accuracy(n: int, shots: int, seed: int, trial: int, step: int) -> float:
-    """A formula for tests, measured by nobody."""
-    return 0.2 + 0.1 * (shots > 1) + 0.02 * n + 0.01 * seed + 0.002 * trial + 0.0005 * step
-
-
-def made_up_rows(seeds: int = 2, trials: int = 2, shots: tuple[int, ...] = (1, 10), data: str = "made-up"):
-    """Rows shaped as the Gutstein study's: source nets, target nets at two steps, their costs, the layers' sizes."""
-    same = {"study": "gutstein", "net": "lenet5", "data": data}
-    found = [{**same, "layer": name, "quantity": "parameters", "value": size} for name, size in LAYERS.items()]
-    for seed in range(seeds):
-        source = {**same, "run_key": f"source{seed}", "treatment": "R6", "n": 0, "shots": 400, "seed": seed}
-        source |= {"target_task": "known", "split": "test", "step": 90, "quantity": "accuracy", "value": 0.99}
-        found.append(source)
-        for n in range(6):
-            for few in shots:
-                for trial in range(trials):
-                    found += made_up_run(same, n, few, seed, trial)
-    return frame(found)
-
-
-def made_up_run(same: dict, n: int, shots: int, seed: int, trial: int) -> list[dict]:
-    run = {**same, "run_key": f"n{n}-{shots}-{seed}-{trial}", "source_key": f"source{seed}" if n else None,
-           "target_task": f"new{seed}", "cluster": f"split {seed}", "treatment": f"F{n}R" if n else "R6", "n": n,
-           "shots": shots, "seed": seed, "trial": trial}  # fmt: skip
-    found = []
-    for step in (50, 100):
-        test = made_up_accuracy(n, shots, seed, trial, step)
-        found.append({**run, "split": "test", "step": step, "quantity": "accuracy", "value": test})
-        found.append({**run, "split": "train", "step": step, "quantity": "accuracy", "value": test + 0.3 - 0.04 * n})
-    costs = {"seconds": 2.0 - 0.1 * n, "train_flops": 1e9 * shots * (6 - n), "parameters_trained": 52256 - 100 * n}
-    return found + [{**run, "step": 100, "quantity": name, "value": value} for name, value in costs.items()]
-
-
-def made_up_claims(clusters: int = 6) -> list[dict]:
-    """A claim of each verdict; the statements and numbers are for tests only."""
-    made = [
-        ("T1", "accuracy kept minus fresh", 0.032, (0.011, 0.053), "reproduced"),
-        ("T2", "accuracy with many samples minus few", -0.02, (-0.03, -0.01), "contradicted"),
-        ("T3", "steps to equal accuracy", 12.5, (-3.0, 28.0), "undecided"),
-    ]
-    return [
-        Claim(name, "a made-up paper", f"statement {name}", quantity, value, bounds, 0.95, 4, clusters, verdict,
-              f"rule of {name}", ("n1-1-0-0", "n0-1-0-0"), published="+1.0 points (its table 2)" * (name == "T1"),
-              p=0.02, adjusted=0.06 if name == "T2" else 0.0301,
-              given="given one source" * (clusters == 1)).as_json()
-        | {"unit": "steps" if name == "T3" else "points"}
-        for name, quantity, value, bounds, verdict in made
-    ]  # fmt: skip
-
-
-def made_up_plan(rows: pd.DataFrame) -> dict:
-    runs = [
-        {"key": run.run_key, "source_key": None, "net": "lenet5", "task": run.target_task, "treatment": run.treatment,
-         "shots": run.shots, "seed": run.seed, "examples": 20, "steps": 100, "batch_size": 20, "forecast_flops": 1e9,
-         "forecast_seconds": 1.5, "seconds": 2.0}
-        for run in rows.dropna(subset=["run_key"]).drop_duplicates("run_key").itertuples()
-    ]  # fmt: skip
-    totals = {"runs": len(runs), "stored": len(runs), "missing": 0, "forecast_seconds": 90.0, "seconds": 120.0,
-              "forecast_flops": 5e12}  # fmt: skip
-    return {"runs": runs, "totals": totals}
-
-
-def made_up_report(rows: pd.DataFrame, text: str = "plain") -> Report:
-    names = list(LAYERS)
-    figures = (replace(levels(rows, layers=names), claims=("T1",)), levels(rows, 10, names), learning(rows, 10, names),
-               gap(rows, names))  # fmt: skip
-    provenance = {"command": f"layerwise study gutstein {text}", "versions": {"torch": "2.6", text: text},
-                  "seeds": [0, 1],
-                  "data": {"name": text, "digest": "ab12", "notes": [text, {"deep": text}]}}  # fmt: skip
-    claims = [{**claim, "statement": claim["statement"] + text} for claim in made_up_claims()]
-    return Report(f"A made-up report {text}", f"The answer {text}", (f"first {text}", "second", "third"), rows,
-                  claims, figures, made_up_plan(rows), provenance, (f"note {text}",))  # fmt: skip
+from made_up import (
+    HOSTILE,
+    LAYERS,
+    made_up_accuracy,
+    made_up_claims,
+    made_up_plan,
+    made_up_report,
+    made_up_rows,
+)
 
 
 class Page(HTMLParser):
@@ -337,18 +276,31 @@ def test_changes_are_paired_with_the_base_of_the_same_split_seed_trial_and_sampl
 
 def test_the_strip_has_a_bar_per_layer_kept_and_none_for_the_head():
     found = strip(made_up_rows())
-    assert [(layer["name"], layer["parameters"]) for layer in found.layers] == list(LAYERS.items())
-    assert [shots for shots, _ in found.lines] == [1, 10]
-    assert [bar and bar.change for bar in found.lines[0][1]] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, None])
+    assert [(tile.name, tile.parameters) for tile in found.tiles] == list(LAYERS.items())
+    assert [lane.title for lane in found.lanes] == ["General", "General"]
+    assert [lane.tells.split(", ")[1] for lane in found.lanes] == ["1 sample per class", "10 samples per class"]
+    *bars, head = found.lanes[0].cells
+    assert [bar.value for bar in bars] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
+    assert head == "fresh"
     rows = made_up_rows()
     assert strip(rows[rows["layer"].isna()]) is None
 
 
 def test_the_strip_leaves_out_treatments_that_are_not_kept_then_fresh():
     rows = made_up_rows()
+    mixed = rows[rows["n"] == 2].assign(treatment="FTR", value=0.9)
+    mixed["run_key"] = "mixed-" + mixed["run_key"]
+    assert strip(pd.concat([rows, mixed], ignore_index=True)) == strip(rows)
+
+
+def test_copied_and_tuned_layers_have_a_lane_of_their_own():
+    rows = made_up_rows()
     tuned = rows[rows["n"] == 2].assign(treatment="T2R", value=0.9)
     tuned["run_key"] = "tuned-" + tuned["run_key"]
-    assert strip(pd.concat([rows, tuned], ignore_index=True)) == strip(rows)
+    *others, last = strip(pd.concat([rows, tuned], ignore_index=True)).lanes
+    assert tuple(others) == strip(rows).lanes
+    assert [getattr(cell, "value", cell) for cell in last.cells[2:]] == ["unknown"] * 3 + ["fresh"]
+    assert last.cells[1].value == pytest.approx(0.9 - made_up_accuracy(0, 1, 0, 0, 100) - 0.006)  # of seeds and trials
 
 
 def test_the_strip_is_of_an_experiment_in_which_n_says_what_was_done():
@@ -359,6 +311,51 @@ def test_the_strip_is_of_an_experiment_in_which_n_says_what_was_done():
     assert strip(both) is None
     apart = pd.concat([both[both["run_key"].notna()].assign(experiment="halves"), rows], ignore_index=True)
     assert strip(apart) == strip(rows)
+
+
+def test_a_strip_says_what_to_do_by_its_rule_and_what_is_unknown():
+    """Kept layers gain surely at every n; where seeds disagree nothing is sure; where they lose, a layer is fresh."""
+    assert [tile.deed.text for tile in strip(made_up_rows()).tiles] == [*["freeze"] * 5, "fresh"]
+    assert list(strip(made_up_rows()).lacking) == ["Fragile", "Specific"]
+    rows = made_up_rows()
+    kept = (rows["n"] > 0) & (rows["quantity"] == "accuracy")
+    sign = rows["seed"].map({0: 1.0, 1: -1.0})
+    torn = rows.assign(value=rows["value"].where(~kept, rows["value"] + sign))
+    assert [tile.deed.letters for tile in strip(torn).tiles] == [*"?????", "R"]
+    worse = rows.assign(value=rows["value"].where(~kept, rows["value"] - 0.3))
+    assert [tile.deed.letters for tile in strip(worse).tiles] == [*"RRRRRR"]
+    some = strip(rows[~rows["n"].isin([2])])
+    assert some.lanes[0].cells[1] == "unknown"
+    assert some.tiles[1].deed.text == "unknown"
+
+
+def test_a_study_of_lesions_has_a_strip_of_what_each_layer_brings():
+    """Whole nets reach 0.8 and 0.9; without the first layer 0.2 less, without the second 0.1 more, the third mixed."""
+    lesions = {"111": (0.8, 0.9), "011": (0.6, 0.7), "101": (0.9, 1.0), "110": (0.7, 1.0), "001": (0.1, 0.1)}
+    same = {"net": "small", "quantity": "accuracy", "split": "test", "source_task": "s", "seed": 0, "trial": 0}
+    found = [{"net": "small", "layer": layer, "quantity": "parameters", "value": 10} for layer in "abc"]
+    for mask, values in lesions.items():
+        for target, value in enumerate(values):
+            of = {"run_key": f"{mask}{target}", "cluster": str(target), "target_task": str(target), "step": 5}
+            found.append({**same, **of, "condition": f"lesion {mask}", "value": value})
+    made = strip(frame(found))
+    assert [cell.value for cell in made.lanes[0].cells] == pytest.approx([0.2, -0.1, 0.0])
+    assert [tile.deed.text for tile in made.tiles] == ["tune", "fresh", "unknown"]
+
+
+def test_bars_of_a_strip_stand_on_one_scale():
+    """From −0.3 to 0.1 by hand: zero is a quarter down; a loss of 0.2 takes half the height, its interval all below."""
+    cells = (Known(0.1), Known(-0.2, -0.3, -0.1), "unknown")
+    found = Strip(tiles("abc", nothing_known("abc")), (Lane("General", "told", cells, more_is_worse=True),), "rule")
+    (_, (gain,)), (_, (loss,)), (_, (nothing,)) = found.drawn
+    assert (gain.zero, gain.top, gain.height) == pytest.approx((25, 0, 25))
+    assert (loss.top, loss.height, loss.whisker_top, loss.whisker_height) == pytest.approx((25, 50, 50, 50))
+    assert (gain.text, gain.bounds, loss.text, loss.bounds) == ("+10.0", "", "−20.0", "−30.0 to −10.0")
+    assert (gain.is_good, loss.is_good, loss.label, nothing) == (False, True, 100, "unknown")
+    assert found.is_upright is False
+    long = [f"layer{k}.conv1" for k in range(6)]
+    assert Strip(tiles(long, nothing_known(long)), (), "rule").is_upright
+    assert not Strip(tiles(long[:5], nothing_known(long[:5])), (), "rule").is_upright
 
 
 def test_the_frontier_is_what_nothing_cheaper_matches():
@@ -478,3 +475,14 @@ def test_a_click_in_the_legend_reaches_the_lines():
         assert legend["encode"]["symbols"]["name"] == f"{field}_legend_symbols"
         faded = json.dumps(legend["encode"]["symbols"]["update"]["opacity"])
         assert "0.13" not in faded
+
+
+def test_thumbnails_are_cut_from_their_sheet_by_number():
+    """45 pictures, each of one shade: the second row of the sheet begins with the 41st."""
+    shades = np.arange(45, dtype=np.uint8)[:, None, None, None] * np.full((1, 1, 30, 20), 5, np.uint8)
+    found = cut(sheet(shades), range(100, 145))
+    for number in (100, 139, 140, 144):
+        content = base64.b64decode(found[number].removeprefix("data:image/png;base64,"))
+        image = np.asarray(Image.open(io.BytesIO(content)))
+        assert image.shape == (24, 24)
+        assert (image == 5 * (number - 100)).all()

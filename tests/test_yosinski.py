@@ -19,7 +19,7 @@ from layerwise.feed import batches
 from layerwise.layers import layers
 from layerwise.nets import build
 from layerwise.report.costs import costs_of
-from layerwise.report.strip import strip
+from layerwise.report.transfer_strip import strip
 from layerwise.report.yosinski import figures
 from layerwise.rows import frame, pick
 from layerwise.run import Run, key
@@ -484,6 +484,13 @@ def test_figures_are_drawn_from_the_rows() -> None:
     assert at["AnB", 7] == pytest.approx(0.545 - 0.07, abs=0.0003)
     kept = drawn["Distant tasks and random filters"].table.set_index(["group", "n"])["kept_share"]
     assert kept["AnB, dissimilar halves", 7] < kept["AnB, random halves", 7] < 1
+    papers = drawn["Distant tasks and random filters"].table.set_index(["group", "n"])["the_paper"]
+    assert papers["AnB, random halves", 7] == pytest.approx((0.543 - 0.002) / (0.625 - 0.002))
+    causes = drawn["The two causes of loss, layer by layer"]
+    papers = causes.table.set_index(["cause", "n"])["the_paper"]
+    assert papers["co-adaptation (base - BnB)", 5] == pytest.approx(0.031)  # by hand: 0.625 - 0.594
+    assert papers["specificity (BnB - AnB)", 7] == pytest.approx(0.080)
+    assert "Dashed: the paper's own nets" in causes.caption
     gains = drawn["Where tuning begins, and what it gains"].table.set_index(["begin", "n"])["gain"]
     assert gains["trained on A (AnB+)", 3] == pytest.approx(0.03, abs=0.0003)
     assert len(drawn) == 4
@@ -494,9 +501,13 @@ def test_the_layer_strip_is_of_transfers_between_random_halves() -> None:
     """Selffers have the letters of transfers, and dissimilar halves are another experiment: neither is averaged in."""
     found = strip(made_up(made_of_two_causes))
     assert found is not None
-    changes = [bar.change if bar else None for bar in found.lines[0][1]]
+    lanes = {lane.title: [getattr(cell, "value", cell) for cell in lane.cells] for lane in reversed(found.lanes)}
     losses = [n / 100 + 0.02 * (n in {4, 5}) for n in range(1, 8)]
-    assert changes == [*(pytest.approx(-loss, abs=0.0003) for loss in losses), None]
+    assert lanes["General"] == [*(pytest.approx(-loss, abs=0.0003) for loss in losses), "fresh"]
+    both = [sum(pair) for pair in zip(lanes["Fragile"][:-1], lanes["Specific"][:-1], strict=True)]
+    assert both == [pytest.approx(loss, abs=0.0006) for loss in losses]  # the two causes are all of the loss
+    assert lanes["Fragile"][3] - lanes["Fragile"][0] == pytest.approx(0.02, abs=0.0006)
+    assert found.lacking == {}
 
 
 def test_figures_of_preserved_layers_and_of_fewer_samples() -> None:

@@ -5,13 +5,15 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Treatment", "adapt", "advise", "apply", "export", "load_adapted", "predict", "probe", "study", "train_all",
+    "Treatment", "adapt", "advise", "apply", "compare", "export", "load_adapted", "predict", "probe", "study",
+    "train_all",
 ]  # fmt: skip
 HOMES = {
     "Treatment": "treatment",
     "adapt": "adapting.adapt",
     "advise": "advising.advise",
     "apply": "adapting.applying",
+    "compare": "comparing",
     "export": "adapting.exporting",
     "load_adapted": "adapting.adapted",
     "predict": "adapting.predicting",

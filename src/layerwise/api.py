@@ -23,10 +23,12 @@ from layerwise.nets.weights import parse_net, read_weights
 from layerwise.outputs import Scoreboard, Study, claims, prepare
 from layerwise.plan_file import command_of, contents
 from layerwise.probes.activations import POOLINGS
+from layerwise.probes.inversion import in_pixels
 from layerwise.probing.examine import chosen, compares, examine
 from layerwise.probing.examined import Examined
-from layerwise.probing.subject import Asked, fitted, subject
+from layerwise.probing.subject import Asked, Subject, fitted, subject
 from layerwise.progress import Quiet, Terminal
+from layerwise.report import thumbnails
 from layerwise.rows import frame
 from layerwise.run import Run, key
 from layerwise.store import Record, Store
@@ -36,6 +38,7 @@ from layerwise.studies.results import Result
 
 EVERY = "all"  # studies
 FLOAT_BYTES = 4
+EMBEDDINGS = ("tsne", "pca")  # quantities that place images in a plane
 
 
 def study(
@@ -207,9 +210,23 @@ def probe(
         subjects[0], names, pooling=pooling, memory=memory * 2**20, other=subjects[1] if len(subjects) > 1 else None,
         listener=listener, plan=contents(job, made, notes, command_of(command, asked, "probe")),
     )  # fmt: skip
+    found = _with_thumbnails(found, subjects[0])
     if out is not None:
         found.save(out)
     return found
+
+
+def _with_thumbnails(found: Examined, looked: Subject) -> Examined:
+    """With small pictures of the images that stand in embeddings; there may be none."""
+    points = found.rows.loc[found.rows["quantity"].isin(EMBEDDINGS), "unit"].dropna()
+    units = [int(unit) for unit in points.drop_duplicates()]
+    if not units:
+        return found
+    mean, std = looked.kind.pixels(looked.images.shape[1])
+    pixels = in_pixels(looked.images[units], mean, std).clamp(0, 1).mul(255).round().byte().numpy()
+    captions = {**found.plan["captions"], thumbnails.NAME: "The images that stand in embeddings, in the rows' order."}
+    pictures = {**found.pictures, thumbnails.NAME: thumbnails.sheet(pixels)}
+    return replace(found, pictures=pictures, plan={**found.plan, "captions": captions, thumbnails.NAME: units})
 
 
 def _check_room(size: Size) -> None:

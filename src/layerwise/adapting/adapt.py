@@ -104,6 +104,7 @@ def adapt(
     *,
     treatment: str | None = None,
     advice: str | Path | None = None,
+    option: int | None = None,
     onto: str | Path | None = None,
     task: str | None = None,
     granularity: str = "layer",
@@ -153,9 +154,9 @@ def adapt(
     opened = open_images(asked, shelf.folder / "data", began.name, began.content, began.called)
     target.check(opened.data)
     wish = Wish(
-        began.name, began.content, opened.asked, treatment, None if advice is None else Path(advice), granularity,
-        share, no_test, None if rates is None else tuple(rates), steps, batch_size, augment, seed, target.before,
-        began.called,
+        began.name, began.content, opened.asked, treatment, None if advice is None else Path(advice), option,
+        granularity, share, no_test, None if rates is None else tuple(rates), steps, batch_size, augment, seed,
+        target.before, began.called,
     )  # fmt: skip
     plan = fitted(wish, opened.data)
     notes = (*opened.data.notes, *plan.notes)

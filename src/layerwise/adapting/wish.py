@@ -50,6 +50,7 @@ class Wish:
     images: Images  # as they were made, which a user may not have said
     treatment: str | None = None
     advice: Path | None = None
+    option: int | None = None  # of the advice, by its number; else the recommended one
     granularity: str = "layer"
     share: float = 0.2  # of each class kept back, and of the rest to choose the rate by, where the data have no parts
     no_test: bool = False
@@ -74,6 +75,8 @@ class Wish:
             raise StudyError(f"--share {self.share} is not between 0 and 1; for no test images pass --no-test")
         if self.rates is not None and not (self.rates and all(0 < rate < float("inf") for rate in self.rates)):
             raise StudyError(f"--rates {','.join(map(str, self.rates))} is not possible; name numbers above 0")
+        if self.option is not None and not self.advice:
+            raise StudyError(f"--option {self.option} is a line of an advice's options.csv; pass --advice too")
         if self.treatment and self.advice:
             raise StudyError("--treatment and --advice both say what to do with the layers; pass one of them")
         if self.advice and (self.rates or self.steps or self.batch_size or self.augment):
@@ -190,7 +193,7 @@ def _treatment(
 ) -> tuple[Treatment, tuple[Recipes, ...]]:
     """The treatment over layers, and the recipes where advice brings them."""
     if wish.advice is not None:
-        text, recipes = _advised(wish.advice, wish.net, data, found, told)
+        text, recipes = _advised(wish.advice, wish.option, wish.net, data, found, told)
         return fit(Treatment.parse(text), wish.net, found), (recipes,)
     text = wish.treatment or (ONTO if wish.onto else WITH_WEIGHTS if wish.content else WITHOUT)
     if wish.treatment is None:
@@ -199,11 +202,13 @@ def _treatment(
     return over_layers(Treatment.parse(text), wish.net, net, example, wish.granularity), ()
 
 
-def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: list[str]) -> tuple[str, Recipes]:
-    """Letters and recipes that `layerwise advise` recommends in this file."""
+def _advised(
+    path: Path, option: int | None, net: str, data: DataSet, found: Sequence[Layer], told: list[str]
+) -> tuple[str, Recipes]:
+    """Letters and recipes that `layerwise advise` recommends in this file, or those of the option of this number."""
     try:
         advice = json.loads(path.read_text(encoding="utf-8"))
-        recommended = advice["recommended"]
+        recommended = advice["recommended"] if option is None else _numbered(advice["candidates"], option)
         letters, recipes = str(recommended["treatment"]), tuple(map(_recipe, recommended["recipes"]))
         names, about, of_data = list(advice["layers"]), str(advice["net"]), advice["data"]["digest"]
         expected = _expected(recommended)
@@ -216,16 +221,26 @@ def _advised(path: Path, net: str, data: DataSet, found: Sequence[Layer], told: 
         raise StudyError(f"--advice {path} is about net '{about}' of {len(names)} layers, not '{net}'; name that net")
     if of_data != data.digest:
         told.append(f"the advice {path} was given on other images (data {of_data}, not {data.digest})")
-    told.append(f"treatment: {Treatment.parse(letters)}, as {path} recommends{expected}")
+    says = "recommends" if option is None else f"has it as option {option}"
+    told.append(f"treatment: {Treatment.parse(letters)}, as {path} {says}{expected}")
     return letters, recipes
+
+
+def _numbered(candidates: Sequence[Mapping[str, Any]], option: int) -> dict[str, Any]:
+    """The option of this number, as a recommended one is written; no interval was found for it."""
+    if not 1 <= option <= len(candidates):
+        raise StudyError(f"--option {option} is not there; this advice has options 1 to {len(candidates)}")
+    chosen = candidates[option - 1]
+    return {"treatment": chosen["letters"], "recipes": chosen["recipes"], "accuracy": chosen["accuracy"]}
 
 
 def _expected(recommended: Mapping[str, Any]) -> str:
     """What the advice says of the accuracy that will come out, if it says anything."""
     if not (accuracy := recommended.get("accuracy")):
         return ""
-    low, high = recommended.get("interval", (0, 0))
-    return f"; it expects {accuracy:.1%} of new images right ({low:.1%} to {high:.1%})"
+    bounds = recommended.get("interval")
+    between = f" ({bounds[0]:.1%} to {bounds[1]:.1%})" if bounds else ""
+    return f"; it expects {accuracy:.1%} of new images right{between}"
 
 
 def _recipe(values: Mapping[str, Any]) -> Recipe:

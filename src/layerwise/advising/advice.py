@@ -1,12 +1,13 @@
 """Advice: what to do with each layer, how well it will work, what it costs, how sure that is, and why.
 
-`advice.json` holds all of it; `layerwise adapt --advice advice.json` carries it out.
+`advice.json` holds all of it, and `report.html` shows it; `layerwise adapt --advice advice.json` carries it out.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ import pandas as pd
 from layerwise.advising.reasons import Reason
 from layerwise.errors import StudyError
 from layerwise.outputs import whole_folder, write_json
+from layerwise.report.advice import commands, render_advice
+from layerwise.report.words import flops, percent
+from layerwise.treatment import Treatment
 
 VERSION = 1
 FILE = "advice.json"
 SURE = 0.5  # the chance to be the best from which a recommendation is called sure
 ALIKE = 0.01  # a difference of accuracy that a runner-up may have and still be as good
+
+TOLD = {"F": "freeze {}", "T": "tune {}", "R": "train {} afresh"}  # what a letter is in a sentence
 
 Interval = tuple[float, float]
 
@@ -66,6 +72,8 @@ class Advice:
     cost: dict[str, float] = field(repr=False)  # operations: exhaustive, spent; budget and spent as shares
     notes: tuple[str, ...] = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
+    learning_curve: tuple[tuple[int, float], ...] = field(repr=False, default=())  # samples a class, a probe's accuracy
+    adapt: tuple[str, ...] = field(repr=False, default=())  # the command that carries it out, but for --advice
 
     @property
     def recommended(self) -> Considered:
@@ -93,10 +101,11 @@ class Advice:
         """The advice, in one paragraph."""
         best = self.recommended
         low, high = self.interval
+        done = in_words(self.layers, best.letters)
         told = (
-            f"{best.name[0].upper()}{best.name[1:]} ({best.treatment}), at a learning rate of {best.rate:g}. Expected "
-            f"accuracy on new images: {_percent(best.accuracy)} ({100 * self.level:.0f} % interval {_percent(low)} to "
-            f"{_percent(high)})."
+            f"{done[0].upper()}{done[1:]} ({best.name}, {best.treatment}), at a learning rate of {best.rate:g}. "
+            f"Expected accuracy on new images: {percent(best.accuracy)} ({100 * self.level:.0f} % interval "
+            f"{percent(low)} to {percent(high)}). Training it so takes {flops(best.flops)}."
         )
         if self.is_sure:
             return f"{told} It is the best of {len(self.considered)} options with a chance of {best.chance:.0%}."
@@ -119,10 +128,9 @@ class Advice:
 
     def _bill(self) -> str:
         share, whole = self.cost["spent"] / self.cost["exhaustive"], self.cost["exhaustive"]
-        training = self.recommended.flops
         return (
             f"Finding this out took {share:.1%} of the arithmetic of trying every option once on all images "
-            f"({whole:.2g} operations). Training as advised takes {training:.2g}."
+            f"({flops(whole)})."
         )
 
     def _more(self) -> str:
@@ -162,13 +170,30 @@ class Advice:
             "findings": list(self.findings),
             "notes": list(self.notes),
             "provenance": self.provenance,
+            "learning_curve": [list(point) for point in self.learning_curve],
+            "adapt": list(self.adapt),
         }  # fmt: skip
 
+    def commands(self, where: str | Path) -> tuple[tuple[str, str], ...]:
+        """What the recommended option and the best of other treatments are, and the commands that carry them out.
+
+        `where` is the advice.json that they read.
+        """
+        return tuple(commands(self.as_json, Path(where)))
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report as one HTML file, and give its path; its commands read the advice.json beside it."""
+        page = render_advice(self.as_json, Path(path).parent / FILE)
+        with whole_folder(Path(path).parent) as aside:
+            (aside / Path(path).name).write_text(page, encoding="utf-8")
+        return Path(path)
+
     def save(self, folder: str | Path) -> Path:
-        """Write advice.json and the options as a table into a folder; gives the path of the advice."""
+        """Write advice.json, the options as a table and the report into a folder; gives the path of the advice."""
         with whole_folder(Path(folder)) as aside:
             write_json(aside / FILE, self.as_json)
             self.rows.to_csv(aside / "options.csv", index=False)
+        self.report(Path(folder) / "report.html")
         return Path(folder) / FILE
 
     def _repr_html_(self) -> str:
@@ -200,6 +225,8 @@ def load_advice(path: str | Path) -> Advice:
             cost=found["cost"],
             notes=tuple(found["notes"]),
             provenance=found["provenance"],
+            learning_curve=tuple((samples, right) for samples, right in found.get("learning_curve", ())),
+            adapt=tuple(found.get("adapt", ("layerwise", "adapt", found["net"], "DATA"))),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(f"{path} is not what `layerwise advise` writes ({error}); ask for advice again") from error
@@ -210,8 +237,20 @@ def _interval(bounds: Sequence[float]) -> Interval:
     return low, high
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+def in_words(layers: Sequence[str], letters: str) -> str:
+    """What a treatment does with these layers, neighbours that are treated alike told together.
+
+    >>> in_words(("C1", "C3", "C5", "F6"), "FFTR > TTTT")
+    'freeze C1 and C3, tune C5, train F6 afresh, and then tune C1 to F6'
+    """
+    return ", and then ".join(", ".join(_spans(layers, stage)) for stage in Treatment.parse(letters).letters())
+
+
+def _spans(layers: Sequence[str], letters: Sequence[str]) -> Iterator[str]:
+    for letter, group in groupby(zip(layers, letters, strict=True), key=lambda pair: pair[1]):
+        names = [name for name, _ in group]
+        joint = " and " if len(names) == 2 else " to "
+        yield TOLD[letter].format(names[0] if len(names) == 1 else f"{names[0]}{joint}{names[-1]}")
 
 
 def _points(value: float) -> str:

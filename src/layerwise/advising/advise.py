@@ -1,7 +1,7 @@
 """`layerwise.advise`: look at every layer once, race within the budget, and say what to do with each layer."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +38,10 @@ from layerwise.tasks import Task, choose_classes
 LEVEL = 0.9  # of the interval for the adapted net's accuracy
 TRAINING = 0.01  # standard deviation of accuracy between trainings that differ in their draws alone
 FACTORS = (2, 4)  # multiples of the labels
+SAME = {  # options that adapt must be given too, and what they are where they are not given
+    "classes": None, "resize": None, "grey": False, "skip_unreadable": False, "drop_duplicates": False,
+    "groups": None, "hold_out": None, "share": 0.2, "seed": 0, "store": "layerwise-store",
+}  # fmt: skip
 MOST_PROBED = 2_000  # images whose features are looked at
 
 
@@ -99,6 +103,7 @@ def advise(
     if dry_run:
         return None
     found = asking.advice(budget, (*opened.notes, *notes, *asking.notes), command_of(command, asked, "advise"))
+    found = replace(found, adapt=_adapt(net, data, asked))
     if out is not None:
         found.save(out)
     return found
@@ -217,6 +222,7 @@ class Asking:
             },
             notes=notes,
             provenance=contents(job, Plan((), (), frozenset()), [], command)["provenance"],
+            learning_curve=grown.points if grown else (),
         )  # fmt: skip
 
     def _considered(self, k: int, accuracy: float, deviation: float, chance: float) -> Considered:
@@ -321,6 +327,16 @@ class Asking:
         kept = frozenset(map(key, runs)) if keep else frozenset()
         folders = {self.rehearsal.data.digest: self.place, self.data.digest: self.store.folder / "data"}
         return Job(runs, self.store, data, folders, self.means, listener, kept)
+
+
+def _adapt(net: str, data: str, asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """The command that carries advice out on the same images, but for --advice."""
+    words = ["layerwise", "adapt", net, data]
+    for name in SAME:
+        if name in asked and str(asked[name]) != str(SAME[name]):
+            flag = f"--{name.replace('_', '-')}"
+            words += [flag] if asked[name] is True else [flag, str(asked[name])]
+    return tuple(words)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command line: parse, call, print. It imports torch only once a command needs it."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +12,13 @@ from typer.exceptions import TyperException
 from layerwise import __version__
 from layerwise.cli import runs
 from layerwise.cli.adapt import adapt, export, predict
-from layerwise.cli.advise import advise
+from layerwise.cli.advise import advise, print_advice
 from layerwise.cli.data import data
 from layerwise.cli.nets import nets
-from layerwise.cli.printing import complain, print_findings, print_table
+from layerwise.cli.printing import complain, print_compared, print_findings, print_table
 from layerwise.cli.probe import print_probed, probe
 from layerwise.cli.study import experiments_of, study
-from layerwise.errors import LayerwiseError
+from layerwise.errors import LayerwiseError, StudyError
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: with more, small nets are slower
 
@@ -59,18 +60,34 @@ def _root(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of a study or a probe has filled.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What --out of a study, probe or advice has filled.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="[OTHER]", help="Another such folder, to be shown side by side.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the two go.  [default: layerwise-out/compared]")
+    ] = None,
 ) -> None:
-    """Write the report of a finished study, of several, or of a probe anew, from its rows."""
-    from layerwise.outputs import load
-    from layerwise.probing.examined import is_examined, load_examined
+    """Write the report of a finished study, of several, of a probe or of advice anew; or of two, side by side."""
+    from layerwise.advising.advice import Advice
+    from layerwise.comparing import compare, load_finished
+    from layerwise.probing.examined import Examined
 
-    if is_examined(folder):
-        probed = load_examined(folder)
-        print_probed(probed, probed.report(folder / "report.html"))
+    if other is not None:
+        both = compare(folder, other, shlex.join(["layerwise", *sys.argv[1:]]))
+        print_compared(both, both.report((out or Path("layerwise-out") / "compared") / "report.html"))
         return
-    found = load(folder)
-    print_findings(found, found.report(folder / "report.html"))
+    if out is not None:
+        raise StudyError(f"--out {out} is for two folders side by side; the report of one goes into its own folder")
+    found = load_finished(folder)
+    path = found.report(folder / "report.html")
+    if isinstance(found, Examined):
+        print_probed(found, path)
+    elif isinstance(found, Advice):
+        print_advice(found)
+        typer.echo(f"\nReport: {path}")
+    else:
+        print_findings(found, path)
 
 
 @app.command()

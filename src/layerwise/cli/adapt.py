@@ -78,6 +78,10 @@ def adapt(
     advice: Annotated[
         Path | None, _training(metavar="FILE", help="Do as `layerwise advise` recommends in its advice.json.")
     ] = None,
+    option: Annotated[
+        int | None,
+        _training(metavar="N", parser=whole, help="Of the advice, the option with this number.  [default: the best]"),
+    ] = None,
     granularity: Annotated[
         str, _training(metavar="layer|block|stage", help="What a letter of the treatment is for.")
     ] = "layer",
@@ -142,12 +146,12 @@ def adapt(
         from layerwise.adapting.adapt import adapt as carry_out
 
         found = carry_out(
-            name, source, treatment=treatment, advice=advice, onto=onto, task=task, granularity=granularity,
-            classes=classes, resize=resize, grey=grey, skip_unreadable=skip_unreadable, hold_out=hold_out,
-            groups=groups, drop_duplicates=drop_duplicates, share=share, no_test=no_test, rates=_rates(rates),
-            steps=steps, batch_size=batch_size, augment=augment, seed=seed or 0, onnx=onnx, store=store, out=out,
-            executor=executor, workers=workers, device=device, deterministic=deterministic, dry_run=dry_run,
-            command=shlex.join(["layerwise", *sys.argv[1:]]),
+            name, source, treatment=treatment, advice=advice, option=option, onto=onto, task=task,
+            granularity=granularity, classes=classes, resize=resize, grey=grey, skip_unreadable=skip_unreadable,
+            hold_out=hold_out, groups=groups, drop_duplicates=drop_duplicates, share=share, no_test=no_test,
+            rates=_rates(rates), steps=steps, batch_size=batch_size, augment=augment, seed=seed or 0, onnx=onnx,
+            store=store, out=out, executor=executor, workers=workers, device=device, deterministic=deterministic,
+            dry_run=dry_run, command=shlex.join(["layerwise", *sys.argv[1:]]),
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")

@@ -1,6 +1,5 @@
 """`layerwise advise`: what to do with each layer of a pretrained net on the user's images."""
 
-import shlex
 import signal
 import sys
 from pathlib import Path
@@ -35,8 +34,6 @@ from layerwise.cli.study import INTERRUPTED, interrupt_once
 from layerwise.errors import StudyError
 from layerwise.execute import forks
 
-FLAGS_OF_DATA = ("--grey", "--skip-unreadable", "--drop-duplicates")
-OPTIONS_OF_DATA = ("--classes", "--resize", "--hold-out", "--groups", "--share", "--store")
 SHOWN = 8  # options of the table on the screen
 
 
@@ -76,7 +73,7 @@ def advise(
     seed: Annotated[int | None, of_running(metavar="N", parser=whole, help="Of every draw.  [default: 0]")] = None,
     store: StoreOption = STORE,
     out: Annotated[
-        Path | None, of_running(metavar="DIR", help="Where advice.json goes.  [default: layerwise-out/advise]")
+        Path | None, of_running(metavar="DIR", help="Where advice and report go.  [default: layerwise-out/advise]")
     ] = None,
     executor: HereOption = "local",
     workers: WorkersOption = None,
@@ -107,20 +104,10 @@ def advise(
         complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")
         raise typer.Exit(INTERRUPTED) from None
     if found is not None:
-        _print_advice(found)
-        typer.echo(f"\nAdvice: {folder / 'advice.json'}")
-        told = ["layerwise", "adapt", net, data, *_data_options(), "--advice", str(folder / "advice.json")]
-        typer.echo(f"Carry it out: {shlex.join(told)}")
-
-
-def _data_options() -> list[str]:
-    """What this command was told of the data, for the next one."""
-    found, words = [], sys.argv[1:]
-    for k, word in enumerate(words):
-        name = word.partition("=")[0]
-        if name in FLAGS_OF_DATA or name in OPTIONS_OF_DATA:
-            found += [word] if name in FLAGS_OF_DATA or "=" in word else words[k : k + 2]
-    return found
+        print_advice(found)
+        typer.echo(f"\nReport: {folder / 'report.html'}")
+        typer.echo(f"Advice: {folder / 'advice.json'}")
+        typer.echo(f"Carry it out: {found.commands(folder / 'advice.json')[0][1]}")
 
 
 def _share(text: str) -> float:
@@ -131,7 +118,8 @@ def _share(text: str) -> float:
         raise StudyError(f"--budget '{text}' is not a share such as 10% or 0.1") from None
 
 
-def _print_advice(found: Any) -> None:
+def print_advice(found: Any) -> None:
+    """The answer, the findings, and the first options."""
     typer.echo(f"\n{found.answer}\n")
     for number, finding in enumerate(found.findings, 1):
         typer.echo(f"  {number}. {finding}")

@@ -34,6 +34,14 @@ def print_findings(found: Any, path: Path) -> None:
     typer.echo(f"\nReport: {path}")
 
 
+def print_compared(both: Any, path: Path) -> None:
+    """Whether the two say the same, what else differs, and where their report is."""
+    typer.echo(f"\n{both.answer}\n")
+    for number, difference in enumerate(both.differences, 1):
+        typer.echo(f"  {number}. {difference}")
+    typer.echo(f"\nReport: {path}")
+
+
 def _claim_row(claim: Any) -> list[str]:
     from layerwise.report import words
 

@@ -26,12 +26,14 @@ function overflows(place) {
     legend.querySelector(".role-legend-symbol") && legend.getBoundingClientRect().right > edge);
 }
 async function draw(place) {
-  const inside = place.appendChild(document.createElement("div"));
+  const inside = place.appendChild(document.createElement("div")), controls = place.nextElementSibling;
   try {
     for (const columns of [0, 6, 4, 3, 2, 1]) { // as many as there is room for: names may be long, and screens narrow
+      controls.replaceChildren(); // they stand beside the picture: inside one, nothing can be operated
       const drawn = await vegaEmbed(inside, report.charts[Number(place.dataset.chart)], {
-        mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: style(columns),
+        mode: "vega-lite", renderer: "svg", actions: false, ast: true, bind: controls, config: style(columns),
       });
+      inside.querySelector("svg").ariaHidden = "true"; // the words for it are those of its place
       if (columns === 1 || !overflows(place)) break;
       drawn.finalize();
     }
@@ -51,14 +53,19 @@ function make(tag, properties = {}, ...children) {
   element.append(...children);
   return element;
 }
+function spelt(value) { // 34944000 as 34.9 M
+  const place = Math.min(6, Math.floor(Math.log10(value) / 3));
+  return (value / 1000 ** place).toPrecision(3) + " " + ["", "k", "M", "G", "T", "P", "E"][place];
+}
 function shown(value, kind) {
   if (value === null) return "–";
   if (kind === "percent") return (100 * value).toFixed(1) + " %";
   if (kind === "seconds") return value.toFixed(2);
+  if (kind === "flops") return value < 1e6 ? String(value) : spelt(value);
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (kind !== "number" || typeof value !== "number") return String(value);
   if (Number.isInteger(value) && Math.abs(value) < 1e7) return String(value);
-  return Math.abs(value) < 1000 ? value.toPrecision(4) : String(Number(value.toPrecision(4)));
+  return String(Number(value.toPrecision(4)));
 }
 function compare(a, b) {
   if (typeof a === "number" && typeof b === "number") return a - b;
@@ -82,12 +89,14 @@ class Grid {
   // A table that sorts by its headings, filters by text or by keys, and draws one page of rows.
   constructor(place, name, filtered) {
     this.table = report.tables[name];
+    this.panel = name === "runs" ? document.getElementById("run") : null;
     this.words = []; this.keys = null; this.column = null; this.falling = false; this.page = 0;
     this.body = make("tbody");
     this.count = make("span", { role: "status" });
     this.back = make("button", { type: "button", textContent: "Previous", onclick: () => this.turn(-1) });
     this.next = make("button", { type: "button", textContent: "Next", onclick: () => this.turn(1) });
-    this.input = make("input", { type: "search", placeholder: place.dataset.filter, oninput: () => this.filter() });
+    this.input = make("input", { type: "search", placeholder: place.dataset.filter, ariaLabel: place.dataset.filter,
+      oninput: () => this.filter() });
     this.input.setAttribute("aria-label", "Filter the rows by text");
     const save = make("button", { type: "button", textContent: "Download csv", className: "push",
       onclick: () => download(name + ".csv", csv(this.table)) });
@@ -139,14 +148,42 @@ class Grid {
   draw() {
     const rows = this.wanted(), pages = Math.max(1, Math.ceil(rows.length / PAGE)), from = this.page * PAGE;
     const part = rows.slice(from, from + PAGE);
-    this.body.replaceChildren(...part.map((row) => make("tr", {}, ...row.map((value, i) =>
-      make("td", { className: this.table.columns[i].kind, textContent: shown(value, this.table.columns[i].kind) })))));
+    this.body.replaceChildren(...part.map((row) =>
+      make("tr", {}, ...row.map((value, i) => this.cell(row, value, i)))));
     this.count.textContent = rows.length > PAGE
       ? `${from + 1} to ${from + part.length} of ${rows.length} rows` : rows.length === 1 ? "1 row" : `${rows.length} rows`;
     this.back.disabled = this.page === 0;
     this.next.disabled = this.page >= pages - 1;
     this.pager.hidden = pages === 1;
   }
+  cell(row, value, i) {
+    const kind = this.table.columns[i].kind, text = shown(value, kind);
+    if (i || !this.panel) return make("td", { className: kind, textContent: text });
+    const open = make("button", { type: "button", textContent: text, onclick: () => this.tell(row) });
+    return make("td", { className: kind }, open);
+  }
+  tell(row) { // all of one run, and the commands that show and make it
+    const values = this.table.columns.flatMap((column, i) => [
+      make("dt", { textContent: column.title }), make("dd", { textContent: shown(row[i], column.kind) })]);
+    const commands = Object.entries(report.commands).flatMap(([what, text]) => [
+      make("p", { className: "fine", textContent: what }), commandBox(text.replaceAll("KEY", row[0]))]);
+    this.panel.replaceChildren(make("h3", { textContent: "Run " + row[0] }), make("dl", {}, ...values), ...commands);
+    this.panel.hidden = false;
+    this.panel.focus();
+  }
+}
+function commandBox(text) {
+  const box = make("div", { className: "command" }, make("pre", { tabIndex: 0, textContent: text }),
+    make("button", { type: "button", textContent: "Copy" }));
+  copies(box.lastChild);
+  return box;
+}
+function copies(button) {
+  button.addEventListener("click", () => {
+    const text = button.parentElement.querySelector("pre");
+    getSelection().selectAllChildren(text); // where the clipboard is closed to us, the reader can copy by hand
+    navigator.clipboard?.writeText(text.textContent).then(() => { button.textContent = "Copied"; }, () => {});
+  });
 }
 
 const grids = Object.fromEntries([...document.querySelectorAll("div[data-table]")].map((place) =>
@@ -160,10 +197,4 @@ for (const button of document.querySelectorAll("[data-claim]")) {
     document.getElementById("runs").scrollIntoView();
   });
 }
-for (const button of document.querySelectorAll("[data-copy]")) {
-  button.addEventListener("click", () => {
-    const text = button.parentElement.querySelector("pre");
-    getSelection().selectAllChildren(text); // where the clipboard is closed to us, the reader can copy by hand
-    navigator.clipboard?.writeText(text.textContent).then(() => { button.textContent = "Copied"; }, () => {});
-  });
-}
+document.querySelectorAll("[data-copy]").forEach(copies);

@@ -7,8 +7,10 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
+from layerwise.report import thumbnails
 from layerwise.report.figures import Figure, curves, layered, palette
 from layerwise.report.page import render, table_json
+from layerwise.report.strip import GENERAL, UNKNOWN, Known, Lane, Strip, nothing_known, tiles
 
 SECTIONS = {  # of the page: what each asks
     "features": "What can be read from each layer?",
@@ -20,6 +22,13 @@ SECTIONS = {  # of the page: what each asks
     "training": "How did each layer get there?",
 }
 WORDS = {"F*": "this net", "X*": "untrained net"}  # treatments, as the page calls them
+READ = {  # quantity, the first that there is: what the strip calls it
+    "linear_accuracy": "accuracy of a linear probe behind it",
+    "knn_accuracy": "accuracy of its nearest neighbours",
+}
+NEEDED = {"accuracy_lost_fresh": "accuracy that the net loses where this layer is reset to fresh weights"}
+RULE = "What to do with a layer a probe does not tell: it looks at the net as it is; “layerwise advise” tries it out."
+INTERVAL = "Whiskers: 95 % intervals."
 MOST_SHOWN = 6_000  # points of all scatter plots together, so that the page stays small
 CELL = 22  # pixels of a heat map's row
 
@@ -33,24 +42,72 @@ def render_probe(
     plan: dict[str, Any],
 ) -> str:
     """The whole page as text; `layers` is the table with a line for each layer, `plan` as plan.json."""
-    drawn = list(figures(rows, plan["quantities"], plan["layers"]))
+    small = thumbnails.cut(pictures[thumbnails.NAME], plan[thumbnails.NAME]) if thumbnails.NAME in pictures else {}
+    drawn = list(figures(rows, plan["quantities"], plan["layers"], small))
     return render(
         "probe.html", f"What each layer of {plan['net']} holds", drawn,
         {"layers": table_json(layers), "rows": table_json(_shown(rows))},
         answer=answer, findings=findings, notes=[*plan["notes"], *plan["failures"]], facts=plan["facts"],
+        strip=strip(rows, plan["layers"]),
         provenance=plan["provenance"],
         sections={name: title for name, title in SECTIONS.items() if any(figure.section == name for figure in drawn)},
         wholes=list(_wholes(rows, plan["quantities"])),
-        pictures=[(plan["captions"][name], _inline(content)) for name, content in pictures.items()],
+        pictures=[
+            (plan["captions"][name], _inline(content))
+            for name, content in pictures.items()
+            if name != thumbnails.NAME
+        ],
         reasons=_reasons(rows),
     )  # fmt: skip
 
 
-def figures(rows: pd.DataFrame, quantities: Mapping[str, Mapping[str, str]], order: Sequence[str]) -> Iterator[Figure]:
-    """A figure for each quantity, in the form that `quantities` names for it."""
+def strip(rows: pd.DataFrame, order: Sequence[str]) -> Strip:
+    """What can be read behind each layer of the classes in question, and how much the net needs the layer."""
+    lanes = []
+    for title, known in ((GENERAL, READ), ("Needed", NEEDED)):
+        quantity = next((name for name in known if (rows["quantity"] == name).any()), None)
+        if quantity:
+            here = _of_question(rows[rows["quantity"] == quantity])
+            cells = {str(row["layer"]): _known(row) for row in here.to_dict("records")}
+            several = len(_groups(rows)) > 1 and here["group"].notna().any()
+            of = f", of the {here['group'].iloc[0]} classes" if several else ""
+            unit: Literal["points", "percent"] = "percent" if known is READ else "points"
+            lanes.append(Lane(title, known[quantity] + of, tuple(cells.get(n, UNKNOWN) for n in order), unit))
+    return Strip(tiles(order, nothing_known(order)), tuple(lanes), RULE, INTERVAL if lanes else "")
+
+
+def _groups(rows: pd.DataFrame) -> list[str]:
+    return sorted(rows["group"].dropna().unique())
+
+
+def _of_question(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the net as it is, one row a layer: of the unknown classes where there are such, else of all."""
+    here = rows[(rows["treatment"].fillna("F*") == "F*") & rows["value"].notna() & rows["class_name"].isna()]
+    groups = _groups(here)
+    if groups:
+        here = here[here["group"] == ("unknown" if "unknown" in groups else groups[0])]
+    if "estimated" in set(here["part"].dropna()):
+        here = here[here["part"] == "estimated"]
+    return here.drop_duplicates("layer")
+
+
+def _known(row: Mapping[Any, Any]) -> Known:
+    low, high = (None if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
+    return Known(float(row["value"]), low, high)
+
+
+def figures(
+    rows: pd.DataFrame,
+    quantities: Mapping[str, Mapping[str, str]],
+    order: Sequence[str],
+    pictures: Mapping[int, str] | None = None,
+) -> Iterator[Figure]:
+    """A figure for each quantity, in the form that `quantities` names for it; `pictures` are images by number."""
     for name, told in quantities.items():
         here = rows[(rows["quantity"] == name) & rows["value"].notna()]
-        if len(here) and told["form"] in FORMS:
+        if len(here) and told["form"] == "scatter":
+            yield from scatter(here, told, order, pictures)
+        elif len(here) and told["form"] in FORMS:
             yield from FORMS[told["form"]](here, told, order)
 
 
@@ -107,8 +164,13 @@ def ticks(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> 
     yield _figure(told, layered(marks.encode(x=across, y=up, tooltip=hover)), table)
 
 
-def scatter(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
-    """Each image as a point, a layer at a time: choose the layer below the picture, classes in the legend."""
+def scatter(
+    rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str], pictures: Mapping[int, str] | None = None
+) -> Iterator[Figure]:
+    """Each image as a point or as itself, a layer at a time: choose the layer below the picture, classes in the legend.
+
+    A point shows its image when it is pointed at, where `pictures` has it by its number.
+    """
     axes = rows.pivot_table(
         index=["layer", "unit", "class_name", "group"], columns="part", values="value", observed=True
     )
@@ -122,22 +184,25 @@ def scatter(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -
     scheme: Literal["tableau10", "tableau20"] = "tableau10" if len(classes) <= 10 else "tableau20"
     paint = alt.Color(field="class_name", type="nominal", title="class", sort=classes).scale(scheme=scheme)
     mark = alt.Shape(field="group", type="nominal", title="group").scale(range=["circle", "triangle-up"])
-    chart = (
-        alt.Chart(table)
-        .mark_point(filled=True, size=35)
-        .encode(
-            x=alt.X(field="first", type="quantitative", title=None, axis=None).scale(zero=False),
-            y=alt.Y(field="second", type="quantitative", title=None, axis=None).scale(zero=False),
-            color=paint,
-            shape=mark,
-            opacity=alt.when(legend).then(alt.value(0.8)).otherwise(alt.value(0.06)),
-            tooltip=[alt.Tooltip(field=field, type="nominal") for field in ("class_name", "group", "unit")],
-        )
-        .transform_filter("datum.layer === shown")
-        .add_params(layer, legend)
-        .properties(width="container", height=420)
-    )
-    yield _figure(told, chart, table)
+    across = alt.X(field="first", type="quantitative", title=None, axis=None).scale(zero=False)
+    up = alt.Y(field="second", type="quantitative", title=None, axis=None).scale(zero=False)
+    hover: list[Any] = [alt.Tooltip(field=field, type="nominal") for field in ("class_name", "group", "unit")]
+    base = alt.Chart(table).transform_filter("datum.layer === shown").encode(x=across, y=up)
+    faded = alt.when(legend).then(alt.value(0.8)).otherwise(alt.value(0.06))
+    if not pictures:
+        points = base.mark_point(filled=True, size=35).encode(color=paint, shape=mark, opacity=faded, tooltip=hover)
+        yield _figure(told, layered(points.add_params(layer, legend)).properties(height=420), table)
+        return
+    small = pd.DataFrame({"unit": list(pictures), "image": list(pictures.values())})
+    hover.append(alt.Tooltip("image:N"))  # a tooltip draws what has this name
+    themselves = alt.param(name="as_images", value=False, bind=alt.binding_checkbox(name="show the images "))
+    looked_up = base.transform_lookup(lookup="unit", from_=alt.LookupData(data=small, key="unit", fields=["image"]))
+    hidden = alt.when("as_images").then(alt.value(0)).when(legend).then(alt.value(0.8)).otherwise(alt.value(0.06))
+    points = looked_up.mark_point(filled=True, size=35).encode(color=paint, shape=mark, tooltip=hover, opacity=hidden)
+    side = alt.ExprRef("as_images ? 22 : 0")  # a picture without data would have no extent
+    images = looked_up.mark_image(width=side, height=side)
+    images = images.encode(url="image:N", opacity=faded, tooltip=hover)
+    yield _figure(told, layered(points.add_params(layer, legend, themselves), images).properties(height=420), table)
 
 
 FORMS = {
@@ -155,7 +220,7 @@ def _heat(
 ) -> alt.Chart:
     number = ".1%" if told["unit"] == "percent" else ".3~g"
     across = alt.X(field="layer", type="ordinal", title="layer", sort=list(order))
-    other = alt.Y(field=up, type="ordinal", title=title, sort=list(sort))
+    other = alt.Y(field=up, type="ordinal", title=title, sort=list(sort), axis=alt.Axis(labelLimit=110))
     named = ("layer", up, *(["other_class"] if "other_class" in table else []))
     hover = [alt.Tooltip(field=field, type="nominal") for field in named]
     hover.append(alt.Tooltip(field="value", type="quantitative", format=number, title=told["title"]))

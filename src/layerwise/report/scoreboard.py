@@ -9,7 +9,7 @@ import pandas as pd
 from layerwise.claims import FALSE_DISCOVERIES
 from layerwise.report import words
 from layerwise.report.page import render, table_json
-from layerwise.report.study import MARKS, RUN_COLUMNS, Part, Report, part, run_table, verdict_words
+from layerwise.report.study import MARKS, RUN_COLUMNS, Part, Report, part, run_commands, run_table, verdict_words
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def render_scoreboard(board: Board) -> str:
     return render(
         "scoreboard.html", board.title, [figure for one in parts for _, figure in one.figures],
         {"runs": table_json(runs[list(columns)], columns)},
-        {shown.name: shown.claim["rows"] for one in parts for shown in one.claims},
+        {shown.name: shown.claim["rows"] for one in parts for shown in one.claims}, run_commands(board.provenance),
         answer=answer(claims), findings=[finding(one.name, one.claims) for one in board.reports if one.claims],
         notes=board.notes, provenance=board.provenance, facts=list(_facts(board)), parts=parts, run_count=len(runs),
         **verdict_words(claims),

@@ -1,6 +1,7 @@
 """The report of a study: what the paper says, what was measured, the claims, the runs."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from layerwise.report import words
 from layerwise.report.costs import cost, forecast
 from layerwise.report.figures import Figure
 from layerwise.report.page import render, table_json
-from layerwise.report.strip import Strip, strip
+from layerwise.report.strip import Strip
+from layerwise.report.transfer_strip import strip
 from layerwise.rows import final
 
 SECTIONS = {  # where a figure may stand: what it tells
@@ -98,10 +100,21 @@ def render_study(report: Report) -> str:
     runs = run_table(report.plan["runs"], report.rows)
     return render(
         "study.html", report.title, [figure for _, figure in whole.figures], {"runs": table_json(runs, RUN_COLUMNS)},
-        {shown.name: shown.claim["rows"] for shown in whole.claims},
+        {shown.name: shown.claim["rows"] for shown in whole.claims}, run_commands(report.provenance),
         answer=report.answer, findings=report.findings, notes=report.notes, provenance=report.provenance,
         facts=whole.facts, part=whole, run_count=len(runs), **verdict_words(report.claims),
     )  # fmt: skip
+
+
+def run_commands(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What can be done with a run, and the command that does it; KEY stands for the run's key."""
+    show = ["layerwise", "runs", "show", "KEY"]
+    if "store" in provenance:
+        show += ["--store", provenance["store"]]
+    found = {"Show all that is known of it, its recipe and learning curve too:": shlex.join(show)}
+    if provenance.get("command"):
+        found["Train it, with what else of its study is not stored:"] = provenance["command"]
+    return found
 
 
 def verdict_words(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

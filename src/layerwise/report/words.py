@@ -38,6 +38,11 @@ def flops(value: float | None) -> str:
     return f"{value:.0f} FLOP"
 
 
+def percent(value: float) -> str:
+    """A fraction in per cent, with one decimal."""
+    return f"{100 * value:.1f}{SPACE}%".replace("-", MINUS)
+
+
 def unbroken(text: str) -> str:
     """The text with each per cent sign held to its number, so that no line begins with one."""
     return text.replace(" %", f"{SPACE}%")
@@ -46,6 +51,14 @@ def unbroken(text: str) -> str:
 def counted(count: int, one: str, many: str | None = None) -> str:
     """A number with its noun: "1 pair", "3 pairs"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """
+    >>> listed(["a", "b", "c"]), listed(["a"])
+    ('a, b and c', 'a')
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else ""
 
 
 def in_points(claim: Mapping[str, Any]) -> bool:

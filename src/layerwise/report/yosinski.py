@@ -1,6 +1,6 @@
 """The figures of Yosinski's study: the paper's figures 2 and 3 redrawn from the rows, and what they leave out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import altair as alt
 import pandas as pd
@@ -14,6 +14,19 @@ LEVEL = 0.95
 BANDS = "Bands: 95 % interval of the mean over class splits."
 ONE = "One class split: no interval."
 FOUR = ("BnB", "BnB+", "AnB", "AnB+")
+# The paper's own nets, n = 1 to 7: top-1 accuracies on halves of ImageNet, from its authors' released logs (each the
+# mean of the ten best evaluations of a net, then over nets): https://github.com/yosinski/convnet_transfer.
+PAPERS_BASE = {"random": 0.625, "natural": 0.653, "man-made": 0.537, "random filters": 0.576}
+PAPERS = {
+    "BnB": (0.627, 0.624, 0.621, 0.605, 0.594, 0.619, 0.623),
+    "AnB": (0.628, 0.624, 0.619, 0.600, 0.578, 0.581, 0.543),
+    "natural": (0.657, 0.651, 0.625, 0.582, 0.522, 0.485, 0.399),
+    "man-made": (0.539, 0.521, 0.501, 0.462, 0.410, 0.374, 0.291),
+    "random filters": (0.492, 0.403, 0.001, 0.019, 0.050, 0.015, 0.015),
+}
+PAPERS_CHANCE = {"AnB": 1 / 500, "natural": 1 / 449, "man-made": 1 / 551, "random filters": 1 / 1000}
+PAPERS_DEPTH = 8  # layers: nets of others have no n in common with it
+DASHED = "Dashed: the paper's own nets (eight layers, ImageNet). "
 
 
 def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
@@ -63,6 +76,51 @@ def _drawn(
     )  # fmt: skip
 
 
+def _beside_papers(chart: alt.LayerChart, table: pd.DataFrame, colour: str) -> alt.LayerChart:
+    """The chart with the column `the_paper` as dashed lines of the same colours."""
+    names = list(dict.fromkeys(table[colour]))
+    lines = alt.Chart(table.dropna(subset=["the_paper"])).mark_line(strokeDash=[5, 4], strokeWidth=1.5, opacity=0.7)
+    return chart + lines.encode(
+        x=chart.layer[0].encoding.x,
+        y=alt.Y(field="the_paper", type="quantitative").scale(zero=False),
+        color=alt.Color(field=colour, type="nominal", sort=names).scale(domain=names, range=palette(len(names), False)),
+        detail=f"{colour}:N",
+    )
+
+
+def _papers_losses(n: int, cause: str) -> float | None:
+    """What freezing cost the paper's nets at a cut, by cause."""
+    if not 1 <= n <= len(PAPERS["BnB"]):
+        return None
+    own, other = PAPERS["BnB"][n - 1], PAPERS["AnB"][n - 1]
+    return PAPERS_BASE["random"] - own if cause.startswith("co-adaptation") else own - other
+
+
+def _papers_kept(n: int, group: str) -> float | None:
+    """What the paper's nets kept of their base's accuracy above chance; of dissimilar halves the mean of both ways."""
+    wanted = {"AnB, random halves": ("AnB",), "AnB, dissimilar halves": ("natural", "man-made")}
+    names = wanted.get(group, ("random filters",))
+    if not 1 <= n <= len(PAPERS["AnB"]):
+        return None
+    bases = [PAPERS_BASE["random" if name == "AnB" else name] for name in names]
+    kept = [
+        (PAPERS[name][n - 1] - PAPERS_CHANCE[name]) / (base - PAPERS_CHANCE[name])
+        for name, base in zip(names, bases, strict=True)
+    ]
+    return sum(kept) / len(kept)
+
+
+def _with_papers(
+    chart: alt.LayerChart, table: pd.DataFrame, colour: str, told: Callable[[int, str], float | None], depth: int
+) -> tuple[alt.LayerChart, pd.DataFrame, str]:
+    """Chart, table and a sentence of the caption, with the paper's own numbers where its nets are as deep."""
+    if depth != PAPERS_DEPTH:
+        return chart, table, ""
+    table = table.assign(the_paper=[told(int(n), str(of)) for n, of in zip(table["n"], table[colour], strict=True)])
+    table = table.astype({"the_paper": "float64"})
+    return _beside_papers(chart, table, colour), table, DASHED
+
+
 def _basis(table: pd.DataFrame) -> str:
     return BANDS if table["class_splits"].max() > 1 else ONE
 
@@ -109,7 +167,10 @@ def _causes(rows: pd.DataFrame, layers: Sequence[str]) -> Figure | None:
         "What freezing costs, in two parts. Co-adaptation is lost even where the task stays the same: the layers above "
         "are learnt again, to fit layers that can no longer change. Specificity is what the other task costs besides. "
     )
-    return Figure("The two causes of loss, layer by layer", caption + _basis(table), chart, table, claims=("Y7",))
+    chart, table, dashed = _with_papers(chart, table, "cause", _papers_losses, len(layers))
+    return Figure(
+        "The two causes of loss, layer by layer", caption + dashed + _basis(table), chart, table, claims=("Y7",)
+    )
 
 
 def _kept(rows: pd.DataFrame, nets: Nets, layers: Sequence[str]) -> Figure | None:
@@ -128,7 +189,10 @@ def _kept(rows: pd.DataFrame, nets: Nets, layers: Sequence[str]) -> Figure | Non
         "Each net's accuracy above chance as a share of its own base's, so that tasks of different difficulty can be "
         "compared: 100 % is as good as the base, 0 is chance. Random filters are layers that were never trained. "
     )
-    return Figure("Distant tasks and random filters", caption + _basis(table), chart, table, claims=("Y5", "Y6"))
+    chart, table, dashed = _with_papers(chart, table, "group", _papers_kept, len(layers))
+    return Figure(
+        "Distant tasks and random filters", caption + dashed + _basis(table), chart, table, claims=("Y5", "Y6")
+    )
 
 
 def _preserved(nets: Nets, layers: Sequence[str]) -> Figure | None:
