@@ -11,8 +11,12 @@ import typer
 
 def complain(kind: str, message: str) -> None:
     """One line on standard error, whatever is in the message: names of classes and files may hold line breaks."""
-    shown = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in f"{kind}: {message}")
-    typer.echo(shown, err=True)
+    typer.echo(printable(f"{kind}: {message}"), err=True)
+
+
+def printable(text: str) -> str:
+    """The text with line breaks, and what would command a terminal, spelt out."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def print_findings(found: Any, path: Path) -> None:
