@@ -26,9 +26,9 @@ from layerwise.data.dataset import shape_of
 from layerwise.data.groups import column_of
 from layerwise.errors import DataError, StudyError
 from layerwise.job import Means, counts
+from layerwise.listening import listening
 from layerwise.nets import architecture, own_size
 from layerwise.nets.weights import parse_net, read_weights, wants_colour
-from layerwise.progress import Quiet, Terminal
 from layerwise.run import key
 from layerwise.store import Store
 from layerwise.tasks import examples
@@ -116,6 +116,7 @@ def adapt(
     workers: int | None = None,
     device: str = "auto",
     deterministic: bool = False,
+    tensorboard: str | Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
     command: str | None = None,
@@ -131,13 +132,14 @@ def adapt(
     the file that makes it. With `dry_run` the plan and its forecast are told, and nothing is trained or given. Raises
     LayerwiseError where an option, the data, the net or the folder is not usable.
     """
-    listener = Quiet() if quiet else Terminal()
     if onnx:
         check_can_export()
     target = Target.of(out, onto, task, data)
     name, content = target.begun(net)
     resize, grey = target.options(name, resize, grey=grey)
     shelf, means = Store(Path(store)), Means(executor, workers, device, deterministic)
+    told = command or f"layerwise.adapt({net!r}, {data!r}, ...)"
+    listener = listening(shelf, told, quiet=quiet, dry_run=dry_run, tensorboard=tensorboard)
     read = partial(
         open_data, data, shelf.folder / "data", resize=resize, grey=grey, skip_unreadable=skip_unreadable,
         drop_duplicates=drop_duplicates, groups=groups,
@@ -174,7 +176,7 @@ def adapt(
         test=None,
         notes=(*opened.notes, *plan.notes),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command or f"layerwise.adapt({net!r}, {data!r}, ...)",
+        command=told,
     )
     return written(target, plan, learnt, state, preprocessing(plan, resize, grey=grey), onnx=onnx)
 

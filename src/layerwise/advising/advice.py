@@ -6,7 +6,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,13 @@ import pandas as pd
 
 from layerwise.advising.reasons import Reason
 from layerwise.errors import StudyError
+from layerwise.notebook import charts, page
 from layerwise.outputs import whole_folder, write_json
+from layerwise.report.figures import Figure, curves
 
 VERSION = 1
 FILE = "advice.json"
+SHOWN = 8  # options of the table in a notebook
 SURE = 0.5  # the chance to be the best from which a recommendation is called sure
 ALIKE = 0.01  # a difference of accuracy that a runner-up may have and still be as good
 
@@ -171,9 +173,16 @@ class Advice:
             self.rows.to_csv(aside / "options.csv", index=False)
         return Path(folder) / FILE
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What a linear probe reads from each layer of the source, where it could be computed."""
+        known = [one for one in self.reasons if one.accuracy is not None]
+        return charts([_probed(known)] if known else [])
+
     def _repr_html_(self) -> str:
-        findings = "".join(f"<li>{escape(one)}</li>" for one in self.findings)
-        return f"<p>{escape(self.answer)}</p><ol>{findings}</ol>{self.rows.to_html(index=False)}"
+        shown = self.rows[["name", "treatment", "rate", "accuracy", "chance", "trials"]].head(SHOWN)
+        percents = {name: [f"{value:.1%}" for value in shown[name]] for name in ("accuracy", "chance")}
+        return page(self.answer, self.findings, shown.assign(**percents), self.figures)
 
 
 def load_advice(path: str | Path) -> Advice:
@@ -203,6 +212,18 @@ def load_advice(path: str | Path) -> Advice:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(f"{path} is not what `layerwise advise` writes ({error}); ask for advice again") from error
+
+
+def _probed(reasons: Sequence[Reason]) -> Figure:
+    """The accuracy of a linear probe behind each layer."""
+    table = pd.DataFrame([{"layer": one.layer, "accuracy": one.accuracy, "of": one.verdict} for one in reasons])
+    table = table.assign(series="linear probe")
+    chart = curves(
+        table, "layer", "accuracy", "series", x_title="layer", y_title="accuracy of a linear probe", colour_title="of",
+        ordered=False, tooltip=["of"],
+    )  # fmt: skip
+    caption = "How well classes are told apart by what a layer gives; on training images, by folds."
+    return Figure("What can be read from each layer", caption, chart, table)
 
 
 def _interval(bounds: Sequence[float]) -> Interval:
