@@ -9,9 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from layerwise.cli import checks
-from layerwise.cli.checks import CHECKS, EXTRAS, LIBRARIES, PYTHON, TORCH, Found, check_extra, check_store
+from layerwise.cli.checks import CHECKS, EXTRAS, LIBRARIES, PYTHON, TORCH, Found, check_device, check_extra, check_store
 from layerwise.cli.doctor import findings
 from layerwise.store import Store
 
@@ -61,13 +62,13 @@ def test_a_broken_package_ends_no_more_than_its_own_check(tmp_path: Path, monkey
     (tmp_path / "transformers.py").write_text("import sys; sys.exit(0)")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(checks.__file__).parents[2]}")
     names = ["hub", "onnx", "cluster", "transformers", "python"]
-    found = {one.name: one for one in findings(names, tmp_path, patience=8)}
+    found = {one.name: one for one in findings(names, tmp_path, patience=5)}
     assert list(found) == names
     assert [found[name].state for name in names] == [*["broken"] * 4, "usable"]
     assert found["hub"].told == "SystemError: broken"
     assert found["hub"].cure == "pip install --force-reinstall 'layerwise[hub]'"
     assert found["onnx"].told == "its process was killed by SIGSEGV at onnxruntime"
-    assert found["cluster"].told == "its process took longer than 8 s at ray"
+    assert found["cluster"].told == "its process took longer than 5 s at ray"
     assert found["transformers"].told == "SystemExit: 0"
 
 
@@ -133,4 +134,30 @@ def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "limited",
         "0.5 GB for the store, 0.5 GB for temporary files",
         "free some space, pass another --store, or set TMPDIR",
+    )
+
+
+def test_a_gpu_and_its_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    ones, found = torch.ones, SimpleNamespace(name="GPU of 2020", major=8, minor=0, total_memory=40 * 2**30)
+    monkeypatch.setattr(torch, "ones", lambda size, device: ones(size))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: found)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    told = "2 GPUs, the first of them GPU of 2020, 40 GiB; float32, TF32, bfloat16"
+    assert check_device() == Found("usable", told)
+    found.major = 7
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert check_device() == Found("usable", "GPU of 2020, 40 GiB; float32, bfloat16")
+
+
+def test_a_gpu_that_this_pytorch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(checks, "DRIVER", tmp_path / "none")
+    assert check_device().state == "absent"
+    monkeypatch.setattr(checks, "DRIVER", tmp_path)
+    assert (check_device().state, check_device().cure) == (
+        "limited",
+        "install a PyTorch with CUDA, as pytorch.org tells",
     )

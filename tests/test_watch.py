@@ -22,7 +22,9 @@ from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError
 from layerwise.execute.forecast import Forecast
 from layerwise.execute.work import Outcome
+from layerwise.listening import Several
 from layerwise.noting import Noting
+from layerwise.progress import Quiet, Terminal
 from layerwise.run import key
 from layerwise.scalars import Scalars
 from layerwise.store import Store
@@ -275,6 +277,32 @@ def test_a_folder_for_tensorboard_that_cannot_be_written(blobs: DataSet, tmp_pat
         writer.ended(outcome)
         writer.ended(outcome)
     assert said == [f"--tensorboard {tmp_path / 'tb'} cannot be written (Not a directory); runs go on without it"]
+
+
+class Hearing(Quiet):
+    """Remembers what it is told."""
+
+    def __init__(self, heard: list[str], name: str) -> None:
+        self.heard, self.name = heard, name
+
+    def say(self, line: str) -> None:
+        self.heard.append(f"{self.name} {line}")
+
+    def probing(self, name: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.heard.append(f"{self.name} {name} {done}/{total}")
+
+
+class User(Hearing, Terminal):
+    """Hears what the user is told."""
+
+
+def test_several_hear_in_their_order_and_the_user_only_what_is_for_the_user() -> None:
+    heard: list[str] = []
+    both = Several(User(heard, "user"), Hearing(heard, "other"))
+    both.say("a")
+    both.probing("spread")(1, 2)
+    both.aside.say("b")
+    assert heard == ["user a", "other a", "user spread 1/2", "other spread 1/2", "other b"]
 
 
 def test_lines_are_json(tmp_path: Path) -> None:

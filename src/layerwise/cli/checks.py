@@ -32,7 +32,7 @@ LIBRARIES = {  # of the core, beside torch: by what they are imported as
     "vl-convert-python": "vl_convert",
 }  # fmt: skip
 ROOM = 10**9  # bytes of disk below which a study may not fit
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, DRIVER = Path("/sys/fs/cgroup"), Path("/proc/driver/nvidia")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def check_device() -> Found:
     import torch
 
     if not torch.cuda.is_available():
-        if torch.version.cuda is None and Path("/proc/driver/nvidia").exists():
+        if torch.version.cuda is None and DRIVER.exists():
             told = "there is an NVIDIA GPU, and this PyTorch is built without CUDA; all is done on the CPU"
             return Found(LIMITED, told, "install a PyTorch with CUDA, as pytorch.org tells")
         return Found(ABSENT, "no GPU that PyTorch can use; all is done on the CPU")
