@@ -13,9 +13,12 @@ from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.torch import save_file
 
+import layerwise
 from layerwise import running, scalars
 from layerwise.cli.watch import shown, span
 from layerwise.data.dataset import DataSet
@@ -23,6 +26,7 @@ from layerwise.errors import StudyError
 from layerwise.execute.forecast import Forecast
 from layerwise.execute.work import Outcome
 from layerwise.listening import Several
+from layerwise.nets import build
 from layerwise.noting import Noting
 from layerwise.progress import Quiet, Terminal
 from layerwise.run import key
@@ -277,6 +281,21 @@ def test_a_folder_for_tensorboard_that_cannot_be_written(blobs: DataSet, tmp_pat
         writer.ended(outcome)
         writer.ended(outcome)
     assert said == [f"--tensorboard {tmp_path / 'tb'} cannot be written (Not a directory); runs go on without it"]
+
+
+def test_an_adaptation_is_heard_too(blobs: DataSet, tmp_path: Path) -> None:
+    save_file(build("lenet5relu", (1, 32, 32), 10, 7).state_dict(), tmp_path / "w.safetensors")
+    np.savez(tmp_path / "blobs.npz", images=blobs.images[:, 0], labels=blobs.labels)
+    net = layerwise.adapt(
+        f"lenet5relu@{tmp_path / 'w.safetensors'}", f"npz:{tmp_path / 'blobs.npz'}", treatment="F*R", rates=(0.01,),
+        steps=3, batch_size=8, quiet=True, executor="serial", store=tmp_path / "st", out=tmp_path / "out",
+        tensorboard=tmp_path / "tb",
+    )  # fmt: skip
+    (folder,) = (tmp_path / "tb").iterdir()
+    assert folder.name == f"{net.task.run} F*R"
+    (note,) = running.running(tmp_path / "st")
+    assert note.command.startswith("layerwise.adapt(")
+    assert (list(note.missing), note.ended is None) == ([net.task.run], False)
 
 
 class Hearing(Quiet):

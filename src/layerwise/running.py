@@ -104,7 +104,7 @@ def _read(path: Path) -> Running | None:
     try:
         plan, *more = _lines(path.read_text(encoding="utf-8"))
         failures = tuple(Failure(line["failed"], line["why"]) for line in more if "failed" in line)
-        told = {name: line[name] for line in more for name in ("said", "ended") if name in line}
+        told: dict[str, Any] = {name: line[name] for line in more for name in ("said", "ended") if name in line}
         values = {**plan, "stored": tuple(plan["stored"]), "failures": failures, **told}
         return Running(**values, is_alive="ended" not in told and is_held(path))
     except (OSError, ValueError, KeyError, TypeError):

@@ -17,7 +17,7 @@ def confusions(classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Figur
         alt.Y(field="class", type="nominal", title="class", sort=list(classes)),
         alt.Color(field="images", type="quantitative", title="test images").scale(scheme="viridis"),
     )
-    hover = [alt.Tooltip(field=name, type="nominal") for name in table]
+    hover = [alt.Tooltip(field=name, type="nominal") for name in ("class", "predicted", "images")]
     chart = alt.Chart(table).mark_rect().encode(x=across, y=up, color=colour, tooltip=hover)
     caption = "Test images by their class and the predicted one; those on the diagonal are right."
     return Figure("Which class is taken for which", caption, chart.properties(width="container"), table)

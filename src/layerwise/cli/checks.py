@@ -81,8 +81,8 @@ def check_torch() -> Found:
     import torch
 
     weights = torch.ones(1, 1, 3, 3, requires_grad=True)
-    torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3), weights).sum().backward()
-    if weights.grad is None or float(weights.grad.sum()) != 9:
+    (gradient,) = torch.autograd.grad(torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3), weights).sum(), weights)
+    if float(gradient.sum()) != 9:
         return Found(BROKEN, f"{torch.__version__} gives a wrong gradient", "pip install --force-reinstall torch")
     if numbers(torch.__version__) < numbers(TORCH):
         return Found(BROKEN, f"{torch.__version__} is too old", f"pip install --upgrade 'torch>={TORCH}'")
