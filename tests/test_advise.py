@@ -27,6 +27,7 @@ from layerwise.nets.weights import wants_colour
 from layerwise.probes.folds import Accuracy
 from layerwise.probes.linear import LinearProbe
 from layerwise.run import Run, key
+from layerwise.running import running
 from layerwise.store import Record
 
 QUICK: dict[str, Any] = {"quiet": True, "executor": "serial", "budget": 0.03}
@@ -63,6 +64,9 @@ def found(net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path)
 
 
 def test_advice_says_what_when_how_sure_and_at_what_cost(found: Advice, tmp_path: Path) -> None:
+    (note,) = running(tmp_path / "store")  # for `layerwise watch`: the last round
+    assert (note.command[:17], note.ended is None) == ("layerwise.advise(", False)
+    assert "ahead: " in note.said
     best = found.recommended
     assert best.accuracy == max(one.accuracy for one in found.considered)
     assert sum(one.chance for one in found.considered) == pytest.approx(1)

@@ -19,6 +19,7 @@ from layerwise.data import open_data
 from layerwise.errors import LayersError, StudyError
 from layerwise.feed import images as scaled
 from layerwise.nets import NETS, build
+from layerwise.probed import Probed
 from layerwise.probes import activations
 from layerwise.probes.decoder import Training
 from layerwise.probes.linear import linear_probes
@@ -27,7 +28,7 @@ from layerwise.probing.examine import chosen
 from layerwise.probing.examined import Examined, load_examined
 from layerwise.probing.probes import ALL, PROBES, QUICK, Probe
 from layerwise.probing.subject import Asked, fitted
-from layerwise.report.probe import FORMS, SECTIONS, scatter
+from layerwise.report.probe import FORMS, SECTIONS, figures, scatter
 from layerwise.rows import frame, pick
 
 
@@ -367,3 +368,15 @@ def test_a_scatter_of_many_layers_shows_images_of_every_class() -> None:
     (figure,) = scatter(rows, told, names)
     assert figure.table.groupby("layer")["unit"].nunique().tolist() == [60] * 100
     assert set(figure.table["class_name"]) == {f"class{k}" for k in range(10)}
+
+
+def test_in_a_notebook_it_shows_the_reports_own_figures(probed: tuple[Examined, Path]) -> None:
+    found = probed[0]
+    assert isinstance(found, Probed)
+    drawn = list(figures(found.rows, found.plan["quantities"], found.plan["layers"]))
+    assert len(found.figures) == len(drawn) > 20
+    assert next(iter(found.figures)) == drawn[0].title
+    html = found._repr_html_()
+    assert html.count("data:image/svg+xml;base64,") == 1
+    assert not re.search("<script|https?:", html)
+    assert all(f"<td>{layer}</td>" in html for layer in found.plan["layers"])

@@ -17,15 +17,16 @@ from layerwise.execute.forecast import Size
 from layerwise.execute.plan import Plan
 from layerwise.images import Images, open_images
 from layerwise.job import Job, Means
+from layerwise.listening import listening
 from layerwise.measure import Measurement, measure
 from layerwise.nets import named, own_size
 from layerwise.nets.weights import parse_net, read_weights
 from layerwise.outputs import Scoreboard, Study, claims, prepare
 from layerwise.plan_file import command_of, contents
+from layerwise.probed import Probed
 from layerwise.probes.activations import POOLINGS
 from layerwise.probes.inversion import in_pixels
 from layerwise.probing.examine import chosen, compares, examine
-from layerwise.probing.examined import Examined
 from layerwise.probing.subject import Asked, Subject, fitted, subject
 from layerwise.progress import Quiet, Terminal
 from layerwise.report import thumbnails
@@ -73,6 +74,7 @@ def study(
     channels_last: bool = False,
     augment: str = "",
     keep: bool = False,
+    tensorboard: str | Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
     command: Sequence[str] | None = None,
@@ -82,21 +84,19 @@ def study(
     >>> found = study("gutstein", scale="demo")                      # doctest: +SKIP
     >>> found.rows, found.claims, found.report("report.html")        # doctest: +SKIP
 
-    With `out` the report, the rows, the claims and the plan are written there. With `dry_run` nothing is trained: the
-    plan and its forecast are in `plan`, and there are no rows. The study "all" is every study, one after the other, and
-    gives a scoreboard of their claims. Raises LayerwiseError where an option, the data or the store is not usable; an
-    interruption (KeyboardInterrupt) says how many runs are stored.
+    With `out` the report, the rows, the claims and the plan are written there, and with `tensorboard` the curves of
+    finished runs. With `dry_run` nothing is trained: the plan and its forecast are in `plan`, and there are no rows.
+    The study "all" is every study, one after the other, and gives a scoreboard of their claims. Raises LayerwiseError
+    where an option, the data or the store is not usable; an interruption (KeyboardInterrupt) says how many runs are
+    stored.
     """
-    listener = Quiet() if quiet else Terminal()
-    asked = {
-        k: v
-        for k, v in locals().items()
-        if k not in {"listener", "command", "quiet", "dry_run"} and v not in (None, "")
-    }
+    asked = {k: v for k, v in locals().items() if k not in {"command", "quiet", "dry_run"} and v not in (None, "")}
+    told = command_of(command, asked)
     if name == EVERY:
         one = partial(study, dry_run=dry_run, quiet=quiet, command=command)
-        return every(one, asked, listener, dry_run=dry_run, command=command_of(command, asked))
+        return every(one, asked, Quiet() if quiet else Terminal(), dry_run=dry_run, command=told)
     module, shelf = study_module(name), Store(Path(store))
+    listener = listening(shelf, told, quiet=quiet, dry_run=dry_run, tensorboard=tensorboard)
     means = Means(executor, workers, device, deterministic, keep, address)
     net = net and named(without_weights(net))
     usual = (net and own_size(net)) or module.RESIZE
@@ -113,7 +113,6 @@ def study(
     wanted, looks = module.runs(design), module.measurements(design)
     looked_at = frozenset(key(run) for look in looks for run in look.runs)
     job = Job(wanted, shelf, opened, {opened.digest: place}, means, listener, looked_at)
-    told = command_of(command, asked)
     if out is not None and not dry_run:
         prepare(Path(out))
     for note in (*opened.notes, *design.notes):
@@ -165,7 +164,7 @@ def probe(
     out: str | Path | None = None,
     quiet: bool = False,
     command: Sequence[str] | None = None,
-) -> Examined:
+) -> Probed:
     """Look at every layer of a net, and give the rows; see `layerwise probe --help`.
 
     >>> found = probe("sharma", "digits", resize=32, known="0-4")    # doctest: +SKIP
@@ -176,14 +175,15 @@ def probe(
     taken off, per channel. `memory` is in megabytes. Raises LayerwiseError where an option, the data or the store is
     not usable.
     """
-    listener = Quiet() if quiet else Terminal()
-    asked = {k: v for k, v in locals().items() if k not in {"listener", "command", "quiet"} and v is not None}
+    asked = {k: v for k, v in locals().items() if k not in {"command", "quiet"} and v is not None}
+    told = command_of(command, asked, "probe")
     names = chosen(probes)
     if pooling not in POOLINGS:
         raise StudyError(unknown("pooling", pooling, POOLINGS))
     if memory < 1:
         raise StudyError(f"--memory {memory} is not possible; the least is 1, in megabytes")
     shelf, means = Store(Path(store)), Means("serial", device="cpu", keep=True)
+    listener = listening(shelf, told, quiet=quiet)
     name, path = parse_net(net) if isinstance(net, str) else (None, None)
     images = Images(data, classes, resize, grey, skip_unreadable, drop_duplicates, groups, hold_out)
     opened = open_images(images, shelf.folder / "data", name, read_weights(path) if path else None, str(net))
@@ -206,17 +206,17 @@ def probe(
     if job.failures:
         raise StudyError(job.failures[0])
     subjects = [subject(plan, shelf) for plan in plans]
-    found = examine(
+    found = Probed.of(examine(
         subjects[0], names, pooling=pooling, memory=memory * 2**20, other=subjects[1] if len(subjects) > 1 else None,
-        listener=listener, plan=contents(job, made, notes, command_of(command, asked, "probe")),
-    )  # fmt: skip
+        listener=listener, plan=contents(job, made, notes, told),
+    ))  # fmt: skip
     found = _with_thumbnails(found, subjects[0])
     if out is not None:
         found.save(out)
     return found
 
 
-def _with_thumbnails(found: Examined, looked: Subject) -> Examined:
+def _with_thumbnails(found: Probed, looked: Subject) -> Probed:
     """With small pictures of the images that stand in embeddings; there may be none."""
     points = found.rows.loc[found.rows["quantity"].isin(EMBEDDINGS), "unit"].dropna()
     units = [int(unit) for unit in points.drop_duplicates()]
@@ -255,7 +255,8 @@ def train_all(
 ) -> dict[str, Record]:
     """Train runs of your own, or what of them the store lacks, on one data set; gives their records by key.
 
-    Their sources come along. Progress goes to the terminal unless a listener (see `layerwise.progress`) takes it.
+    Their sources come along. Progress goes to the terminal and to `layerwise watch`, unless a listener (see
+    `layerwise.progress`) takes it.
     Raises StudyError where runs do not finish, with what became of each.
     """
     shelf = Store(Path(store))
@@ -263,7 +264,8 @@ def train_all(
     if not place.exists():
         save(data, place)
     means = Means(executor, workers, device, deterministic, keep, address)
-    job = Job(runs, shelf, data, {data.digest: place}, means, listener or Terminal())
+    told = listener or listening(shelf, "layerwise.train_all(...)", quiet=False)
+    job = Job(runs, shelf, data, {data.digest: place}, means, told)
     job.complete()
     if job.failures:
         raise StudyError("; ".join(job.failures))

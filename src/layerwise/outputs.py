@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from html import escape
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +15,8 @@ import pandas as pd
 from layerwise import rows as row_tables
 from layerwise.claims import Claim, corrected
 from layerwise.errors import StudyError
-from layerwise.report import Board, Figure, Report, scoreboard, write_report, write_scoreboard
+from layerwise.notebook import charts, page
+from layerwise.report import Board, Figure, Report, scoreboard, words, write_report, write_scoreboard
 from layerwise.studies import study_module
 
 
@@ -70,8 +70,13 @@ class Study:
             write_json(aside / "plan.json", {**self.plan, "study": self.name, "failures": list(self.failures)})
         return self.report(Path(folder) / "report.html")
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The report's charts, by their titles; none of a study of which nothing is measured yet."""
+        return charts(figures(self.name, self.rows)) if len(self.rows) else {}
+
     def _repr_html_(self) -> str:
-        return _shown(self)
+        return page(self.answer, self.findings, claim_table(self.claims), self.figures)
 
 
 @dataclass(frozen=True)
@@ -153,19 +158,31 @@ class Scoreboard:
             write_json(aside / "plan.json", {**self.plan, "studies": plans, "lost": self.lost})
         return self.report(Path(folder) / "report.html")
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The charts of all reports, by study and title."""
+        return {f"{study.name}: {name}": chart for study in self.studies for name, chart in study.figures.items()}
+
     def _repr_html_(self) -> str:
-        return _shown(self)
+        return page(self.answer, self.findings, claim_table(self.claims))
 
 
 _TOTALS = {"forecast_memory_bytes": max}  # of studies one after the other; what is not here adds up
 
 
-def _shown(found: Study | Scoreboard) -> str:
-    """Answer, findings and claims, as a notebook shows them."""
-    table = pd.DataFrame([claim.as_json() for claim in found.claims])
-    shown = table[["id", "statement", "estimate", "interval", "clusters", "verdict"]] if len(table) else table
-    findings = "".join(f"<li>{escape(finding)}</li>" for finding in found.findings)
-    return f"<p>{escape(found.answer)}</p><ol>{findings}</ol>{shown.to_html(index=False)}"
+def claim_table(claims: Sequence[Claim]) -> pd.DataFrame:
+    """A line for each claim, its numbers as the report prints them."""
+    told = [{**claim.as_json(), "unit": claim.unit} for claim in claims]
+    return pd.DataFrame(
+        {
+            "claim": claim["id"],
+            "statement": claim["statement"],
+            "verdict": claim["verdict"],
+            "estimate": words.estimate(claim),
+            "interval": words.bounds(claim),
+        }
+        for claim in told
+    )
 
 
 def claims(name: str, rows: pd.DataFrame) -> tuple[Claim, ...]:

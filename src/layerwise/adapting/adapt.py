@@ -25,9 +25,9 @@ from layerwise.data.dataset import DataSet, shape_of
 from layerwise.errors import DataError, LayersError, StudyError
 from layerwise.images import Images, open_images
 from layerwise.job import Means, counts
+from layerwise.listening import listening
 from layerwise.nets import architecture
 from layerwise.nets.weights import parse_net, read_weights
-from layerwise.progress import Quiet, Terminal
 from layerwise.run import Run, key
 from layerwise.store import Store
 from layerwise.tasks import examples
@@ -129,6 +129,7 @@ def adapt(
     workers: int | None = None,
     device: str = "auto",
     deterministic: bool = False,
+    tensorboard: str | Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
     command: str | None = None,
@@ -144,12 +145,13 @@ def adapt(
     the file that makes it. With `dry_run` the plan and its forecast are told, and nothing is trained or given. Raises
     LayerwiseError where an option, the data, the net or the folder is not usable.
     """
-    listener = Quiet() if quiet else Terminal()
     if onnx:
         check_can_export()
     target = Target.of(out, onto, task, data)
     began = target.begun(net)
     shelf, means = Store(Path(store)), Means(executor, workers, device, deterministic)
+    told = command or f"layerwise.adapt({net!r}, {data!r}, ...)"
+    listener = listening(shelf, told, quiet=quiet, dry_run=dry_run, tensorboard=tensorboard)
     asked = target.like(Images(data, classes, resize, grey, skip_unreadable, drop_duplicates, groups, hold_out))
     opened = open_images(asked, shelf.folder / "data", began.name, began.content, began.called)
     target.check(opened.data)
@@ -167,7 +169,6 @@ def adapt(
         training.forecast()
         return None
     run, state, tried = training.carried_out()
-    told = command or f"layerwise.adapt({net!r}, {data!r}, ...)"
     learnt = taught(target.task, plan, run, tried, notes, told)
     return written(target, plan, learnt, state, onnx=onnx)
 

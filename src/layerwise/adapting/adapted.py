@@ -10,6 +10,7 @@ Tensors are read from safetensors files whose digests are checked; nothing is un
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +26,11 @@ from layerwise.errors import DataError, StoreError, StudyError
 from layerwise.feed import scaled
 from layerwise.nets import architecture, build, named
 from layerwise.nets.places import place
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_DRAWN = 40  # classes whose confusions a notebook shows by itself
 
 State = dict[str, Tensor]
 
@@ -47,6 +53,42 @@ class AdaptedNet(nn.Module):
     def preprocessing(self) -> Preprocessing:
         """How an image becomes what the net takes."""
         return self.described.preprocessing
+
+    @property
+    def answer(self) -> str:
+        """How good it is on images that it has not seen, in one sentence."""
+        if not self.task.test:
+            return f"{self.task.treatment}: trained on all images, so its accuracy on others is not known"
+        test = self.task.test
+        low, high = test["interval"]
+        return (
+            f"{self.task.treatment}: {test['accuracy']:.1%} of {test['examples']:,} test images right "
+            f"(90% interval {low:.1%} to {high:.1%}), balanced {test['balanced_accuracy']:.1%}, "
+            f"calibration error {test['calibration_error']:.1%}"
+        )
+
+    @property
+    def rows(self) -> "pd.DataFrame":
+        """A row for each class: its test images, the share of them that is recognised, and of guesses that is right."""
+        import pandas as pd
+
+        test = self.task.test or {}
+        measured = {name: test.get(name, [None] * len(self.classes)) for name in ("support", "recall", "precision")}
+        return pd.DataFrame({"class": self.classes, **measured})
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Which class is taken for which, where there are test images."""
+        from layerwise.adapting.confusions import confusions
+        from layerwise.notebook import charts
+
+        return charts([confusions(self.classes, self.task.test["confusion"])] if self.task.test else [])
+
+    def _repr_html_(self) -> str:
+        from layerwise.notebook import page
+
+        few = len(self.classes) <= MOST_DRAWN
+        return page(f"{self.described.net}, {self.answer}.", (), self.rows, self.figures if few else None)
 
     def forward(self, images: Float[Tensor, "examples channels height width"]) -> Float[Tensor, "examples classes"]:
         return self.net(images)

@@ -6,7 +6,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,15 @@ import pandas as pd
 
 from layerwise.advising.reasons import Reason
 from layerwise.errors import StudyError
+from layerwise.notebook import charts, page
 from layerwise.outputs import whole_folder, write_json
-from layerwise.report.advice import commands, render_advice
+from layerwise.report.advice import commands, figures, render_advice
 from layerwise.report.words import flops, percent
 from layerwise.treatment import Treatment
 
 VERSION = 1
 FILE = "advice.json"
+SHOWN = 8  # options of the table in a notebook
 SURE = 0.5  # the chance to be the best from which a recommendation is called sure
 ALIKE = 0.01  # a difference of accuracy that a runner-up may have and still be as good
 
@@ -196,9 +197,15 @@ class Advice:
         self.report(Path(folder) / "report.html")
         return Path(folder) / FILE
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The report's charts, by their titles."""
+        return charts(figures(self.as_json))
+
     def _repr_html_(self) -> str:
-        findings = "".join(f"<li>{escape(one)}</li>" for one in self.findings)
-        return f"<p>{escape(self.answer)}</p><ol>{findings}</ol>{self.rows.to_html(index=False)}"
+        shown = self.rows[["name", "treatment", "rate", "accuracy", "chance", "trials"]].head(SHOWN)
+        percents = {name: [f"{value:.1%}" for value in shown[name]] for name in ("accuracy", "chance")}
+        return page(self.answer, self.findings, shown.assign(**percents), self.figures)
 
 
 def load_advice(path: str | Path) -> Advice:

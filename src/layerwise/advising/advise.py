@@ -24,12 +24,13 @@ from layerwise.feed import scaled
 from layerwise.images import Images, open_images
 from layerwise.job import Job, Means, counts
 from layerwise.layers import Layer, layers
+from layerwise.listening import Several, listening
 from layerwise.nets import architecture, build
 from layerwise.nets.weights import head_width, net_state, parse_net, read_weights
 from layerwise.plan_file import command_of, contents
 from layerwise.probes.activations import activations
 from layerwise.probes.linear import LinearProbe, linear_probes
-from layerwise.progress import Quiet, Terminal, duration
+from layerwise.progress import Quiet, duration
 from layerwise.run import Recipe, Run, Weights, key
 from layerwise.store import Record, Store
 from layerwise.studies.request import Request, share_out
@@ -67,6 +68,7 @@ def advise(
     workers: int | None = None,
     device: str = "auto",
     deterministic: bool = False,
+    tensorboard: str | Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
     command: Sequence[str] | None = None,
@@ -80,14 +82,14 @@ def advise(
     test on, as `layerwise.adapt` keeps them back, are not looked at. With `dry_run` the forecast is told, and nothing
     is trained or given. Raises LayerwiseError where an option, the data or the net is not usable.
     """
-    listener = Quiet() if quiet else Terminal()
-    asked = {k: v for k, v in locals().items() if k not in {"listener", "command", "quiet"} and v not in (None, "")}
+    asked = {k: v for k, v in locals().items() if k not in {"command", "quiet"} and v not in (None, "")}
     if not 0 < budget <= 1:
         raise StudyError(f"--budget {budget:g} is not possible; it is a share of the exhaustive search, such as 10%")
     name, path = parse_net(net)
     if path is None:
         raise StudyError(f"net '{net}' has no weights, so there is nothing to transfer; write {net}@FILE.safetensors")
-    content, shelf = read_weights(path), Store(Path(store))
+    content, shelf, told = read_weights(path), Store(Path(store)), command_of(command, asked, "advise")
+    listener = listening(shelf, told, quiet=quiet, dry_run=dry_run, tensorboard=tensorboard)
     images = Images(data, classes, resize, grey, skip_unreadable, drop_duplicates, groups, hold_out)
     opened = open_images(images, shelf.folder / "data", name, content, net).data
     request = Request(opened, name, classes=classes, hold_out=hold_out, groups=images.group_column)
@@ -102,7 +104,7 @@ def advise(
     asking.foretold(budget)
     if dry_run:
         return None
-    found = asking.advice(budget, (*opened.notes, *notes, *asking.notes), command_of(command, asked, "advise"))
+    found = asking.advice(budget, (*opened.notes, *notes, *asking.notes), told)
     found = replace(found, adapt=_adapt(net, data, asked))
     if out is not None:
         found.save(out)
@@ -121,7 +123,7 @@ class Asking:
     granularity: str
     store: Store
     means: Means
-    listener: Quiet
+    listener: Several
     seed: int
 
     @property
@@ -317,7 +319,7 @@ class Asking:
         )
 
     def _train(self, runs: Sequence[Run], keep: bool) -> dict[str, Record]:
-        job = self._job(runs, self.rehearsal.data, Quiet(), keep=keep)
+        job = self._job(runs, self.rehearsal.data, self.listener.aside, keep=keep)
         job.complete()
         if job.failures and not job.records:
             raise StudyError(job.failures[0])

@@ -9,15 +9,16 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from layerwise import __version__
 from layerwise.cli import runs
 from layerwise.cli.adapt import adapt, export, predict
 from layerwise.cli.advise import advise, print_advice
 from layerwise.cli.data import data
+from layerwise.cli.doctor import doctor
 from layerwise.cli.nets import nets
 from layerwise.cli.printing import complain, print_compared, print_findings, print_table
 from layerwise.cli.probe import print_probed, probe
 from layerwise.cli.study import experiments_of, study
+from layerwise.cli.watch import watch
 from layerwise.errors import LayerwiseError, StudyError
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread per process: with more, small nets are slower
@@ -38,14 +39,18 @@ app.command()(advise)
 app.command()(adapt)
 app.command()(predict)
 app.command()(export)
+app.command()(watch)
 app.command()(data)
 app.command()(nets)
+app.command()(doctor)
 MISTAKEN = 2  # exit code
 
 
 def _version(asked: bool) -> bool:
     if asked:
-        typer.echo(f"layerwise {__version__}")
+        from layerwise.cli.version import version
+
+        typer.echo("\n".join(version()))
         raise typer.Exit
     return asked
 
@@ -53,7 +58,7 @@ def _version(asked: bool) -> bool:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions and device, and stop.")
     ] = False,
 ) -> None: ...
 

@@ -30,6 +30,7 @@ from layerwise.cli.shared import (
     HoldOutOption,
     ResizeOption,
     ShareOption,
+    TensorboardOption,
     UnreadableOption,
     WorkersOption,
     of_data,
@@ -129,6 +130,7 @@ def adapt(
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
     deterministic: DeterministicOption = False,
+    tensorboard: TensorboardOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Train a net on your images as a treatment says, and write a folder with the adapted net and its model card.
@@ -151,7 +153,7 @@ def adapt(
             hold_out=hold_out, groups=groups, drop_duplicates=drop_duplicates, share=share, no_test=no_test,
             rates=_rates(rates), steps=steps, batch_size=batch_size, augment=augment, seed=seed or 0, onnx=onnx,
             store=store, out=out, executor=executor, workers=workers, device=device, deterministic=deterministic,
-            dry_run=dry_run, command=shlex.join(["layerwise", *sys.argv[1:]]),
+            tensorboard=tensorboard, dry_run=dry_run, command=shlex.join(["layerwise", *sys.argv[1:]]),
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")
@@ -222,16 +224,7 @@ def _row(one: Any, top: int) -> list[str]:
 
 def _print_adapted(found: Any, folder: Path) -> None:
     """What became of it, and what to do next."""
-    task = found.task
-    if task.test:
-        low, high = task.test["interval"]
-        typer.echo(
-            f"\n{task.treatment}: {task.test['accuracy']:.1%} of {task.test['examples']:,} test images right "
-            f"(90% interval {low:.1%} to {high:.1%}), balanced {task.test['balanced_accuracy']:.1%}, "
-            f"calibration error {task.test['calibration_error']:.1%}"
-        )
-    else:
-        typer.echo(f"\n{task.treatment}: trained on all images, so its accuracy on others is not known")
-    name = f" --task {task.name}" if len(found.described.tasks) > 1 else ""
+    typer.echo(f"\n{found.answer}")
+    name = f" --task {found.task.name}" if len(found.described.tasks) > 1 else ""
     typer.echo(f"\nAdapted net: {folder} (model card: {folder / 'README.md'})")
     typer.echo(f"Use it: layerwise predict {shlex.quote(str(folder))}{name} IMAGE...")

@@ -26,6 +26,7 @@ from layerwise.cli.shared import (
     HoldOutOption,
     ResizeOption,
     ShareOption,
+    TensorboardOption,
     UnreadableOption,
     WorkersOption,
     of_running,
@@ -78,6 +79,7 @@ def advise(
     executor: HereOption = "local",
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
+    tensorboard: TensorboardOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Say what to do with each layer of a pretrained net on your images: freeze, tune, re-initialise.
@@ -98,7 +100,7 @@ def advise(
             net, data, budget=_share(budget), shots=shots, granularity=granularity, classes=classes, resize=resize,
             grey=grey, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
             hold_out=hold_out, share=share, seed=seed or 0, store=store, out=folder, executor=executor, workers=workers,
-            device=device, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
+            device=device, tensorboard=tensorboard, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")

@@ -1,6 +1,7 @@
 """Options that commands have in common, each told once."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -58,5 +59,9 @@ WorkersOption = Annotated[
 DeviceOption = Annotated[str, of_running(**one_of(DEVICES))]
 DeterministicOption = Annotated[
     bool, of_running("--deterministic", help="Have a GPU give the same bits each time; a CPU always does.")
+]
+TensorboardOption = Annotated[
+    Path | None,
+    of_running(metavar="DIR", help="Write the curves of finished runs there, for `tensorboard --logdir DIR`."),
 ]
 DryRunOption = Annotated[bool, of_running("--dry-run", help="Print the plan and its forecast, and stop.")]

@@ -37,6 +37,7 @@ from layerwise.cli.shared import (
     GroupsOption,
     HoldOutOption,
     ResizeOption,
+    TensorboardOption,
     UnreadableOption,
     of_data,
     of_running,
@@ -176,6 +177,7 @@ def study(
     device: DeviceOption = "auto",
     deterministic: DeterministicOption = False,
     keep: Annotated[bool, of_running("--keep", help="Keep the weights of every run, not only of sources.")] = False,
+    tensorboard: TensorboardOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
     """Run a study, or what the store lacks of it, and write its report.
@@ -197,7 +199,8 @@ def study(
             resize=resize, grey=grey, skip_unreadable=skip_unreadable, groups=groups,
             drop_duplicates=drop_duplicates, augment=augment, store=store, out=folder, executor=executor,
             address=address, workers=workers, device=device, deterministic=deterministic, precision=precision,
-            channels_last=channels_last, keep=keep, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
+            channels_last=channels_last, keep=keep, tensorboard=tensorboard, dry_run=dry_run,
+            command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
         if not dry_run:
             print_findings(found, folder / "report.html")
