@@ -14,16 +14,16 @@ found = layerwise.study(
     net="lenet5relu",
     experiments="transfer",
     seeds=1,
-    steps=120,
+    steps=40,
     executor="serial",
 )
 ends = pick(final(found.rows), quantity="accuracy", split="test")
 table = ends.pivot_table(index="condition", columns="n", values="value")
-print(table.map("{:.0%}".format))
+print(table.map("{:.0%}".format, na_action="ignore"))
 for claim in found.claims:
     if claim.estimate is not None:
         print(f"{claim.id}: {claim.estimate:+.1%} ({claim.verdict}: one class split decides nothing)")
 
-assert table.loc["base", 0] > 0.6, "a fifth is chance"
+assert table.loc["base", 0] > 0.4, "a fifth is chance"
 assert set(table.index) == {"base", "BnB", "BnB+", "AnB", "AnB+"}
 assert all(claim.verdict == "undecided" for claim in found.claims if claim.cluster == "class split")

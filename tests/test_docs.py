@@ -54,7 +54,7 @@ NOT_RUN = {  # how a command begins, and why it is not run
     "layerwise study gutstein --precision bfloat16": "not every processor calculates so",
 }
 ELSEWHERE = {  # what a block of Python begins with or contains, and why it is not run
-    '--8<-- "examples/own_study.py"': "tests/test_examples.py runs it",
+    "python examples/own_study.py": "tests/test_examples.py runs it",
     'layerwise.study("all"': "tests/test_scoreboard.py runs it",
     'train_large(run, folder, source, devices=4, accelerator="cuda"': "four GPUs; tests/test_large.py runs it on CPUs",
     "from layerwise.callbacks import": "tests/test_applying.py runs it, where the library is there",
@@ -254,6 +254,8 @@ def test_a_page_does_as_it_says(
             for words in commands(block):
                 do(words, block, done, run)
         elif block.language == "python":
+            if block.title.startswith("examples/"):
+                assert block.text == (ROOT / block.title).read_text(encoding="utf-8")
             if not reason(block):
                 exec(compile(small_python(block.text), block.place, "exec"), names)
         else:
