@@ -358,7 +358,14 @@ def test_the_site_is_built_and_asks_no_other_host(tmp_path: Path) -> None:
     assert styles == []
 
 
+def test_the_readme_links_to_what_is_there() -> None:
+    links = re.findall(r"\]\(([^)#:]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_public_names_are_in_the_reference() -> None:
     told = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md"))
     for name, home in layerwise.HOMES.items():
-        assert re.search(rf"::: layerwise\.{re.escape(home)}\b", told), f"{name} of layerwise.{home} is not there"
+        whole = re.escape(f"layerwise.{home}")
+        assert re.search(rf"::: {whole}(\.{name})?$", told, re.MULTILINE), f"{name} of layerwise.{home} is not there"
