@@ -9,7 +9,7 @@ import layerwise
 from layerwise.rows import final, pick
 
 found = layerwise.study(
-    "gutstein", data="digits", resize=32, experiments="levels", seeds=2, shots=[1, 10], steps=120, executor="serial"
+    "gutstein", data="digits", resize=32, experiments="levels", seeds=2, shots=[1, 10], steps=80, executor="serial"
 )
 targets = pick(final(found.rows[found.rows["trial"].notna()]), quantity="accuracy", split="test")
 table = targets.pivot_table(index="shots", columns="n", values="value")  # means over two class splits

@@ -289,6 +289,9 @@ def prepare(words: list[str], run: Callable[..., SimpleNamespace]) -> None:
         if not folder.exists():
             small = shlex.split("--steps 3 --rates 0.01 --executor serial --resize 32 --treatment F*R")
             assert run("adapt", SMALL_NET, "folder:photos", *small, "--out", str(folder)).code == 0
+    if words[0] == "adapt" and "--onto" not in words:  # one with further tasks is not overwritten
+        made = words[words.index("--out") + 1] if "--out" in words else "layerwise-out/adapt"
+        shutil.rmtree(made, ignore_errors=True)
     if words[0] in {"report", "runs"} and not Path("layerwise-out/gutstein/plan.json").exists():
         small = shlex.split("--data digits --resize 32 --seeds 1 --shots 1 --steps 2 --source-steps 2")
         assert run("study", "gutstein", "--experiments", "levels", *small, "--executor", "serial").code == 0
