@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test browser soak bench lint constraints clean
+.PHONY: demo test browser soak bench lint docs figures constraints clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -26,10 +26,16 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/run.py
 
 lint: .venv/installed
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs examples
+	$(BIN)/ruff format --check src tests benchmarks docs examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+figures: .venv/installed
+	$(BIN)/python docs/figures.py
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Making the environment in .venv (about 2.5 GB, a few minutes) ..."
@@ -41,4 +47,4 @@ constraints: .venv/installed
 	$(BIN)/pip freeze --exclude-editable | sed 's/ @ .*//' > constraints.txt
 
 clean:
-	rm -rf .venv build dist layerwise-store layerwise-out
+	rm -rf .venv build dist site layerwise-store layerwise-out

@@ -271,7 +271,7 @@ def test_mistakes_are_told(call: Callable[[], object], kind: type[Exception], to
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:
     """The runnable blocks of a page: which library each is for, and its text."""
-    yield from re.findall(r"```python ?(\w*)\n(.*?)```", page, flags=re.DOTALL)
+    yield from re.findall(r'```python(?: title="(\w*)")?\n(.*?)```', page, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("library", ["", "lightning", "skorch", "transformers"])

@@ -131,7 +131,7 @@ def _done(name: str, design: Any, job: Job, looks: Sequence[Measurement], comman
     made = job.complete()
     here = [look for look in looks if all(key(run) in job.records for run in look.runs)]
     measured, failed = measure(here, job.store, job.folders[data.digest], job.means.processes, job.listener)
-    rows = module.table(design, {k: _result(r) for k, r in job.records.items()}, measured)
+    rows = module.table(design, {k: result_of(r) for k, r in job.records.items()}, measured)
     notes = [*data.notes, *design.notes, *module.remarks(design, rows)]
     return Study(name, rows, claims(name, rows), contents(job, made, notes, command), (*job.failures, *failed))
 
@@ -272,6 +272,7 @@ def train_all(
     return job.records
 
 
-def _result(record: Record) -> Result:
+def result_of(record: Record) -> Result:
+    """What `layerwise.studies.results.rows_of` makes rows of."""
     curve = tuple(tuple(point) for point in record.result["curve"])
     return Result(record.key, curve, record.result["train_flops"], record.result["parameters_trained"])

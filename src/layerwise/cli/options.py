@@ -83,8 +83,8 @@ def probe_names(incomplete: str) -> list[str]:
 addresses = among(["auto", "local", "ray://"])
 
 
-def whole(text: str) -> int:
-    """The number in an option; typer names the option."""
+def whole(text: str | int) -> int:
+    """The number in an option, or its default; typer names the option."""
     try:
         return int(text)
     except ValueError:
