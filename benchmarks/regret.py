@@ -2,28 +2,32 @@
 
     python benchmarks/regret.py search SHARED     # every option of every cell and draw, trained and tested; hours
     python benchmarks/regret.py advise SHARED     # advice on every draw, within the budget
-    python benchmarks/regret.py score SHARED      # the table of docs/regret.md
+    python benchmarks/regret.py score SHARED      # the tables of docs/regret.md
+    python benchmarks/regret.py learn SHARED      # the experience that comes with the package, from all searches
 
 Every option (a treatment with a learning rate) is trained on the whole training set and its test accuracy kept, in a
-table for each cell under DIR/search; advice, which sees the training sets alone, under DIR/advised. What is stored
-stays. SHARED is the folder of the shared data; `--store DIR`, `--cells TEXT` and `--seeds N` choose what is done.
+table for each cell under DIR/search; advice, which sees the training sets alone, under DIR/advised. What advice knows
+from other nets and data it learns, for each cell, from searches that share neither its source nor its target. What is
+stored stays. SHARED is the folder of the shared data; `--store DIR`, `--cells TEXT`, `--seeds N` say what is done.
 """
 
 import argparse
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from cells import CELLS, ORIGINS, Bench, Cell, task, weights
+from believing import circumstances, fitted, residual
+from cells import CELLS, CLASSES, ORIGINS, Bench, Cell, task, weights
 from scoring import DRAW, OPTION, coverage, fixed, interval, regret
 
 from layerwise import train_all
 from layerwise.advising.advise import Asking
 from layerwise.advising.candidates import RATES, Option, candidates, options, recipes
+from layerwise.advising.experience import Experience, Seen, learn
 from layerwise.advising.gradient import rates_of, relative_gradients
 from layerwise.data.dataset import DataSet
 from layerwise.feed import feed, scaled
@@ -44,7 +48,7 @@ GROUPS = {"resnet20": (1, *(2,) * 9, 1), "resnet32": (1, *(2,) * 15, 1)}  # laye
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asked.add_argument("what", choices=("search", "advise", "score"))
+    asked.add_argument("what", choices=("search", "advise", "score", "learn"))
     asked.add_argument("shared", type=Path, help="the folder of the shared data")
     asked.add_argument("--store", type=Path, default=Path("layerwise-regret"))
     asked.add_argument("--cells", default="", help="only cells whose names contain this")
@@ -58,6 +62,9 @@ def main() -> None:
         cells = [replace(cell, seeds=min(chosen.seeds, cell.seeds)) for cell in cells]
     if chosen.what == "score":
         print(scored(read(bench.store / "search", cells), read(bench.store / "advised", cells)))
+        return
+    if chosen.what == "learn":
+        learn_from(read(bench.store / "search", cells))
         return
     for cell in cells:
         search(bench, cell) if chosen.what == "search" else advise(bench, cell, chosen.budget)
@@ -87,30 +94,59 @@ def search(bench: Bench, cell: Cell) -> None:
     train_all(probes, data, store=bench.store, keep=True, listener=Quiet())
     every = [(draw, option, draw.run(option, draw.rates(bench))) for draw in draws for option in draw.options]
     records = train_all([run for _, _, run in every], data, store=bench.store, listener=Quiet())
-    rows = [row(cell, draw.seed, option, run, records[key(run)].result) for draw, option, run in every]
+    seen = {draw.seed: asdict(draw.asking(bench, cell).here) for draw in draws}
+    rows = [
+        row(cell, draw.seed, option, run, records[key(run)].result) | seen[draw.seed] for draw, option, run in every
+    ]
     write(bench.store / "search", cell, rows, begun)
 
 
 def advise(bench: Bench, cell: Cell, budget: float) -> None:
     """Ask for advice on each draw of a cell, as a user would, and write what was advised."""
     begun = time.perf_counter()
-    write(
-        bench.store / "advised", cell,
-        [advised(Draw.of(bench, cell, seed), cell, bench, budget) for seed in range(cell.seeds)], begun,
-    )  # fmt: skip
+    known = learnt(read(bench.store / "search", elsewhere(cell)))
+    askings = [Draw.of(bench, cell, seed).asking(bench, cell, known) for seed in range(cell.seeds)]
+    write(bench.store / "advised", cell, [advised(asking, cell, budget) for asking in askings], begun)
 
 
-def advised(draw: "Draw", cell: Cell, bench: Bench, budget: float) -> dict[str, Any]:
+def elsewhere(cell: Cell) -> list[Cell]:
+    """The cells that share neither source nor target with this one."""
+    return [one for one in CELLS if one.origin != cell.origin and one.target != cell.target]
+
+
+def learn_from(searched: pd.DataFrame) -> None:
+    """Write the experience that comes with the package, and tell the constants of belief that it speaks for."""
+    learnt(searched).save()
+    there = set(searched["cell"])
+    residuals = []
+    for cell in CELLS:
+        others = searched[searched["cell"].isin([one.name for one in elsewhere(cell)])]
+        if cell.name in there and len(others):
+            known = learnt(others)
+            for _, rows in searched[searched["cell"] == cell.name].groupby("seed"):
+                residuals.append(residual(rows, known, cell.test * CLASSES))
+    print(f"constants of greatest likelihood over {len(residuals)} draws: {fitted(residuals)}")
+
+
+def learnt(searched: pd.DataFrame) -> Experience:
+    """What these searches teach of options, draws of a cell taken together."""
+    seen = [
+        Seen(
+            circumstances(rows),
+            rows.groupby(["policy", "rate"])["accuracy"].mean().to_dict(),
+        )
+        for _, rows in searched.groupby("cell", sort=False)
+    ]
+    return learn(seen, f"{searched.groupby(DRAW).ngroups} draws of {len(seen)} cells")
+
+
+def advised(asking: Asking, cell: Cell, budget: float) -> dict[str, Any]:
     """What is advised in one draw, and what single scores of the layers would have done."""
-    content = bench.shelf.weights(draw.source.digest)
-    asking = Asking(
-        draw.net, content, cell.origin, draw.data, draw.task, "block", bench.shelf, Means(), Quiet(), draw.seed
-    )
     found = asking.advice(budget, (), "")
     best, (low, high) = found.recommended, found.interval
     return {
         "cell": cell.name,
-        "seed": draw.seed,
+        "seed": asking.seed,
         "policy": best.policy,
         "treatment": best.letters,
         "rate": best.rate,
@@ -120,6 +156,7 @@ def advised(draw: "Draw", cell: Cell, bench: Bench, budget: float) -> dict[str, 
         "level": found.level,
         "share": found.cost["spent"] / found.cost["exhaustive"],
         "by_score": by_score(asking),
+        "trials": [asdict(trial) for trial in asking.race.trials],
     }
 
 
@@ -179,6 +216,24 @@ class Draw:
         depth = len(layers(build(net, shape, 2, 0), torch.zeros(1, *shape)))
         found = options(candidates(GROUPS.get(net, (1,) * depth)))
         return cls(data, learnt, net, weights(bench, cell.origin), seed, found)
+
+    def asking(self, bench: Bench, cell: Cell, known: Experience | None = None) -> Asking:
+        """What `layerwise advise` would be asked here."""
+        content = bench.shelf.weights(self.source.digest)
+        asked = Asking(
+            self.net,
+            content,
+            cell.origin,
+            self.data,
+            self.task,
+            None,
+            "block",
+            bench.shelf,
+            Means(),
+            Quiet(),
+            self.seed,
+        )
+        return replace(asked, experience=known) if known else asked
 
     @property
     def examples(self) -> int:

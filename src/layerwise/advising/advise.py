@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from scipy import stats
 
 from layerwise.advising.advice import Advice, Considered, Labels
 from layerwise.advising.candidates import candidates, options, recipes
+from layerwise.advising.cost import forward
+from layerwise.advising.experience import Circumstances, Experience, experience
 from layerwise.advising.labels import Curve, curve, sizes
 from layerwise.advising.racing import Race, last
 from layerwise.advising.reasons import Reason, reasons
@@ -125,6 +127,7 @@ class Asking:
     means: Means
     listener: Several
     seed: int
+    experience: Experience = field(default_factory=experience, repr=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -166,9 +169,7 @@ class Asking:
         every = options(candidates(members))
         if not self.rehearsal.folds:
             every = tuple(one for one in every if not one.candidate.by_gradient)
-        return Race(
-            self.net, self.source, self.rehearsal, every, np.zeros(len(every)), self._train, self.store, self.seed
-        )
+        return Race(self.net, self.source, self.rehearsal, every, self._train, self.store, self.seed)
 
     def foretold(self, budget: float) -> None:
         """Tell what trying every option would take, and what of it is spent at most."""
@@ -186,7 +187,9 @@ class Asking:
     def advice(self, budget: float, notes: tuple[str, ...], command: str) -> Advice:
         """Race, look at the layers, and conclude."""
         begun = time.perf_counter()
-        race = self.race
+        race, here = self.race, self.here
+        race.expect(self.experience.expected(race.options, here), here.last)
+        race.spent += forward(self.source_net, self.shape, min(MOST_PROBED, race.examples))
         grown = self._grown(budget) if race.rehearsal.folds else None
         race.go(budget, self._told)
         why = self._why()
@@ -261,22 +264,34 @@ class Asking:
         """Its layers."""
         return layers(self.source_net, torch.zeros(1, *self.shape))
 
-    def _why(self) -> tuple[Reason, ...]:
-        """What a linear probe says of each layer in front of the head."""
+    @cached_property
+    def probed(self) -> dict[str, LinearProbe | None]:
+        """A linear probe of each layer in front of the head, cross-validated on the training images."""
         there = self.rehearsal.data
         some = np.random.default_rng(self.seed).permutation(len(there.labels))[:MOST_PROBED]
-        seen = activations(
-            self.source_net, scaled(there.images[np.sort(some)], architecture(self.net)), found=self.source_layers
-        )
-        labels = torch.from_numpy(there.labels[np.sort(some)])
+        images, labels = there.images[np.sort(some)], torch.from_numpy(there.labels[np.sort(some)])
         names = [layer.name for layer in self.source_layers[:-1]]
         self.listener.say(f"Looking at {len(names)} layers")
+        seen = activations(self.source_net, scaled(images, architecture(self.net)), found=self.source_layers)
         try:
             found = linear_probes({name: seen[name] for name in names if name in seen}, labels)
         except RepresentationError:
             found = {}  # too few images of a class: nothing can be said of any layer
-        probed = [one if isinstance(one := found.get(name), LinearProbe) else None for name in names]
-        return reasons(names, probed, 1 / len(self.task.classes))
+        return {name: one if isinstance(one := found.get(name), LinearProbe) else None for name in names}
+
+    @property
+    def here(self) -> Circumstances:
+        """What is known before any option is tried."""
+        samples = len(self.rehearsal.data.labels) / len(self.task.classes)
+        known = [one.accuracy.mean for one in self.probed.values() if one]
+        *_, last = self.probed.values()
+        if last is None:
+            return Circumstances(samples)
+        return Circumstances(samples, last.accuracy.mean, max(known) - last.accuracy.mean)
+
+    def _why(self) -> tuple[Reason, ...]:
+        """What a linear probe says of each layer in front of the head."""
+        return reasons(list(self.probed), list(self.probed.values()), 1 / len(self.task.classes))
 
     def _grown(self, budget: float) -> Curve | None:
         """The learning curve of the linear probe on each fold; none where it would take half of the budget."""

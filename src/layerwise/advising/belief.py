@@ -151,12 +151,12 @@ def _binomial(places: Sequence[Place], typical: float) -> Float[np.ndarray, " pl
     return typical * (1 - typical) / np.array([place.examples for place in places])
 
 
-def likeness(found: Sequence[Option]) -> Square:
+def likeness(found: Sequence[Option], far: float = FAR, decade: float = DECADE) -> Square:
     """How alike options are, from 0 to 1: which layers are copied and which trained, in how many stages, how fast."""
     treated = np.array([_treated(one) for one in found])  # (options, features)
-    apart = ((treated[:, None] - treated) ** 2).mean(2) / FAR**2
+    apart = ((treated[:, None] - treated) ** 2).mean(2) / far**2
     decades = np.log10([one.rate for one in found])
-    faster = ((decades[:, None] - decades) / DECADE) ** 2
+    faster = ((decades[:, None] - decades) / decade) ** 2
     return np.asarray(np.exp(-(apart + faster) / 2))
 
 

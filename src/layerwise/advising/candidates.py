@@ -62,20 +62,17 @@ def candidates(groups: Sequence[int]) -> tuple[Candidate, ...]:
     body = len(groups) - 1
     if body < 1:
         raise LayersError("a net of one layer has nothing to transfer; name one with layers before its head")
-    quarters = [_share(body, k / 4) for k in (1, 2, 3)]
+    quarters = [max(1, round(k * body / 4)) for k in (1, 2, 3)]
+    named = {n: f"{k}/4" for k, n in reversed(list(enumerate(quarters, 1)))}  # the same for deep and shallow nets
     made = [_made("linear probe", "linear probe", groups, "F" * body + "R")]
     for n in dict.fromkeys(n for n in quarters if n < body):
-        made.append(
-            _made(f"freeze {n} of {body}, tune the rest", f"freeze {_quarter(n, body)}", groups,
-                  "F" * n + "T" * (body - n) + "R")
-        )  # fmt: skip
+        made.append(_made(f"freeze {n} of {body}, tune the rest", f"freeze {named[n]}", groups,
+                          "F" * n + "T" * (body - n) + "R"))  # fmt: skip
     made.append(_made("fine-tune everything", "fine-tune", groups, "T" * body + "R"))
     made.append(_made("linear probe, then fine-tune everything", "LP-FT", groups, "F" * body + "R", "T" * (body + 1)))
     for k in dict.fromkeys(quarters[:2]):
-        made.append(
-            _made(f"re-initialise the top {k} of {body}, tune the rest", f"reset {_quarter(k, body)}", groups,
-                  "T" * (body - k) + "R" * (k + 1))
-        )  # fmt: skip
+        made.append(_made(f"re-initialise the top {k} of {body}, tune the rest", f"reset {named[k]}", groups,
+                          "T" * (body - k) + "R" * (k + 1)))  # fmt: skip
     n = body - quarters[1]
     made.append(_made(f"freeze {n} of {body}, re-initialise the rest", "freeze and reset", groups,
                       "F" * n + "R" * (body - n + 1)))  # fmt: skip
@@ -123,15 +120,6 @@ def steps_for(examples: int) -> int:
 def batch_for(examples: int) -> int:
     """Images a step: small for few examples, so that they are not all of every step."""
     return int(np.clip(examples // 3, 1, BATCH))
-
-
-def _share(body: int, share: float) -> int:
-    return max(1, round(share * body))
-
-
-def _quarter(n: int, body: int) -> str:
-    """The nearest quarter, so that candidates of deep and shallow nets have one name."""
-    return f"{max(1, min(3, round(4 * n / body)))}/4"
 
 
 def _made(name: str, policy: str, groups: Sequence[int], *stages: str) -> Candidate:

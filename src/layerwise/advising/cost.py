@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.costs import counted
-from layerwise.layers import layers
+from layerwise.layers import in_eval, layers
 from layerwise.nets import build
 from layerwise.prefix import frozen_depth, split
 from layerwise.run import Run
@@ -23,6 +23,12 @@ def flops(run: Run, shape: Shape, examples: int) -> int:
         once, step = _image(run.net, shape, run.task.outputs, trained, frozen_depth(run, stage))
         total += once * examples + step * recipe.batch_size * recipe.steps
     return total
+
+
+def forward(net: nn.Module, shape: Shape, examples: int) -> int:
+    """Operations of one pass over so many examples."""
+    with in_eval(net), torch.no_grad():
+        return counted(lambda: net(torch.zeros(1, *shape))) * examples
 
 
 @lru_cache(maxsize=4096)

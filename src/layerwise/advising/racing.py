@@ -45,12 +45,19 @@ class Race:
     source: Weights
     rehearsal: Rehearsal
     options: tuple[Option, ...]
-    prior: Float[np.ndarray, " options"]
     train: Train
     store: Store
     seed: int = 0
+    model: Model = field(init=False)  # what is assumed of the options, and whatever was expected of them
     trials: list[Trial] = field(default_factory=list)
     spent: float = 0.0  # operations
+
+    def __post_init__(self) -> None:
+        self.expect(np.zeros(len(self.options)))
+
+    def expect(self, prior: Float[np.ndarray, " options"], level: float | None = None) -> None:
+        """Expect these accuracies beside a level, before any trial."""
+        self.model = Model(self.options, prior) if level is None else Model(self.options, prior, level)
 
     @property
     def examples(self) -> int:
@@ -71,11 +78,6 @@ class Race:
     def belief(self) -> Belief:
         """What is believed of every option by now."""
         return self.model.belief(self.trials)
-
-    @cached_property
-    def model(self) -> Model:
-        """What is assumed of the options; the level, and chance, before any trial."""
-        return Model(self.options, self.prior)
 
     def go(self, budget: float, told: Callable[["Race"], None] = lambda race: None) -> None:
         """Race for a share of the exhaustive search's cost; `told` is called after each round."""
