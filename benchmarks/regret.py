@@ -41,6 +41,7 @@ from layerwise.result import restore
 from layerwise.run import Run, Weights, key
 from layerwise.tasks import Task
 
+NONE = Experience((0.0,) * 3, (1.0,) * 3, {})  # before the first search there is none
 FREEZING = ("linear probe", "freeze 1/4", "freeze 2/4", "freeze 3/4", "fine-tune")
 FIXED = ("linear probe", "fine-tune", "LP-FT", "Auto-RGN", "scratch")
 GROUPS = {"resnet20": (1, *(2,) * 9, 1), "resnet32": (1, *(2,) * 15, 1)}  # layers a residual block; others have none
@@ -217,23 +218,13 @@ class Draw:
         found = options(candidates(GROUPS.get(net, (1,) * depth)))
         return cls(data, learnt, net, weights(bench, cell.origin), seed, found)
 
-    def asking(self, bench: Bench, cell: Cell, known: Experience | None = None) -> Asking:
-        """What `layerwise advise` would be asked here."""
+    def asking(self, bench: Bench, cell: Cell, known: Experience = NONE) -> Asking:
+        """What `layerwise advise` would be asked here, with such experience."""
         content = bench.shelf.weights(self.source.digest)
-        asked = Asking(
-            self.net,
-            content,
-            cell.origin,
-            self.data,
-            self.task,
-            None,
-            "block",
-            bench.shelf,
-            Means(),
-            Quiet(),
-            self.seed,
-        )
-        return replace(asked, experience=known) if known else asked
+        return Asking(
+            self.net, content, cell.origin, self.data, self.task, "block", bench.shelf, Means(), Several(), self.seed,
+            known,
+        )  # fmt: skip
 
     @property
     def examples(self) -> int:
