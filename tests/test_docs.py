@@ -292,9 +292,11 @@ def prepare(words: list[str], run: Callable[..., SimpleNamespace]) -> None:
     if words[0] == "adapt" and "--onto" not in words:  # one with further tasks is not overwritten
         made = words[words.index("--out") + 1] if "--out" in words else "layerwise-out/adapt"
         shutil.rmtree(made, ignore_errors=True)
-    if words[0] in {"report", "runs"} and not Path("layerwise-out/gutstein/plan.json").exists():
+    if words[0] in {"report", "runs", "watch"} and not Path("layerwise-out/gutstein/plan.json").exists():
         small = shlex.split("--data digits --resize 32 --seeds 1 --shots 1 --steps 2 --source-steps 2")
         assert run("study", "gutstein", "--experiments", "levels", *small, "--executor", "serial").code == 0
+    if "layerwise-out/again" in words:
+        shutil.copytree("layerwise-out/gutstein", "layerwise-out/again", dirs_exist_ok=True)
     if words[0] == "adapt" and "--advice" in words and not Path(words[words.index("--advice") + 1]).exists():
         told = [word for word in words[1:] if not word.startswith("layerwise-out") and word != "--advice"]
         assert run("advise", *told, "--budget", "0.1%").code == 0

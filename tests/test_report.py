@@ -352,6 +352,8 @@ def test_bars_of_a_strip_stand_on_one_scale():
     assert (loss.top, loss.height, loss.whisker_top, loss.whisker_height) == pytest.approx((25, 50, 50, 50))
     assert (gain.text, gain.bounds, loss.text, loss.bounds) == ("+10.0", "", "−20.0", "−30.0 to −10.0")
     assert (gain.is_good, loss.is_good, loss.label, nothing) == (False, True, 100, "unknown")
+    wider = replace(found, beside=(Lane("General", "told", (Known(0.5),)),))
+    assert wider.drawn[0][1][0].height == pytest.approx(100 * 0.1 / 0.8)  # from −0.3 to 0.5 now
     assert found.is_upright is False
     long = [f"layer{k}.conv1" for k in range(6)]
     assert Strip(tiles(long, nothing_known(long)), (), "rule").is_upright

@@ -209,8 +209,14 @@ def check_extra(name: str, begins: Begins) -> Found:
         begins(module)
         _import(module)
     told = ", ".join(f"{one} {version}" for one, version in versions.items())
-    limits = _operators() if name == "vision" else ""
-    return Found(LIMITED if limits else USABLE, f"{extra.purpose}: {told}{limits}")
+    if name == "vision" and not _has_operators():
+        limits = "torchvision is without its compiled operators: nets work, its box operators do not"
+        return Found(
+            LIMITED,
+            f"{extra.purpose}: {told}; {limits}",
+            "none is needed here; else install torch and torchvision that were built together",
+        )
+    return Found(USABLE, f"{extra.purpose}: {told}")
 
 
 def _import(module: str) -> None:
@@ -223,10 +229,10 @@ def _import(module: str) -> None:
         import_module("torch.utils.tensorboard" if module == "tensorboard" else module)
 
 
-def _operators() -> str:
-    """What is not there of torchvision; empty where all is."""
+def _has_operators() -> bool:
+    """Is torchvision whole?"""
     has: Any = import_module("torchvision.extension")._has_ops
-    return "" if has() else "; torchvision is without its compiled operators: nets work, its box operators do not"
+    return bool(has())
 
 
 def _version(distribution: str) -> str:

@@ -53,6 +53,7 @@ class Both:
 
 def render_comparison(one: Side, other: Side, command: str) -> str:
     """The whole page as text."""
+    one, other = _beside(one, other), _beside(other, one)
     claims, pairs = list(both_claims(one, other)), list(paired(one.figures, other.figures))
     flat = [figure for pair in pairs for figure in pair if figure]
     numbers = iter(enumerate(flat))
@@ -65,6 +66,12 @@ def render_comparison(one: Side, other: Side, command: str) -> str:
         strip_names=list(dict.fromkeys([*one.strips, *other.strips])),
         provenance={"command": command, one.name: one.provenance, other.name: other.provenance},
     )  # fmt: skip
+
+
+def _beside(one: Side, other: Side) -> Side:
+    """The side with its strips on the scales of the other's too."""
+    lanes = {name: strip.lanes for name, strip in other.strips.items()}
+    return replace(one, strips={n: replace(strip, beside=lanes.get(n, ())) for n, strip in one.strips.items()})
 
 
 def answer(one: Side, other: Side, claims: Sequence[Both]) -> str:

@@ -83,6 +83,7 @@ class Strip:
     lanes: tuple[Lane, ...]
     rule: str  # by which it was found what to do with the layers
     interval: str = ""  # what the whiskers are
+    beside: tuple[Lane, ...] = ()  # lanes of another strip, with which these share their scales
 
     @property
     def drawn(self) -> "tuple[tuple[Tile, tuple[Bar | str, ...]], ...]":
@@ -110,7 +111,7 @@ class Strip:
 
     def _ends(self, lane: Lane) -> tuple[float, float]:
         """The scale of a lane: from its least to its greatest value or end of an interval, zero between them."""
-        alike = [one for one in self.lanes if one.unit == lane.unit]
+        alike = [one for one in (*self.lanes, *self.beside) if one.unit == lane.unit]
         known = [cell for one in alike for cell in one.cells if isinstance(cell, Known)]
         ends = [0.0, *(end for cell in known for end in (cell.value, cell.low, cell.high) if end is not None)]
         return min(ends), max(ends)
