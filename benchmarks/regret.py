@@ -33,6 +33,7 @@ from layerwise.data.dataset import DataSet
 from layerwise.feed import feed, scaled
 from layerwise.job import Means
 from layerwise.layers import layers
+from layerwise.listening import Several
 from layerwise.nets import architecture, build
 from layerwise.probes.activations import activations
 from layerwise.probes.scores import FROM_FEATURES, scores
