@@ -178,7 +178,9 @@ def _ranked(table: pd.DataFrame, low: float, high: float) -> Figure:
     band = band.mark_rule(strokeWidth=9, color="currentColor", opacity=0.18).encode(
         x=alt.X("from_:Q", title="expected accuracy on new images"), x2="to:Q"
     )
-    names = alt.Chart(table.drop_duplicates("name")).mark_text(align="left", dy=-ROW / 3, color="currentColor")
+    names = alt.Chart(table.drop_duplicates("name")).mark_text(
+        align="left", dy=-ROW / 3, color="currentColor", limit=alt.ExprRef("width")
+    )
     names = names.encode(y=up, text="name:N", x=alt.value(0))
     chart = layered(points.add_params(legend), whiskers, band, advised.encode(x=across), names)
     chart = chart.properties(height=max(160, ROW * len(order)))

@@ -109,7 +109,7 @@ def layered(*charts: alt.Chart) -> alt.LayerChart:
 def _axis(x: str, title: str | None, continuous: bool, order: list[Any]) -> alt.X:
     if continuous:
         return alt.X(field=x, type="quantitative", title=title or x, axis=alt.Axis(format="~s", grid=False))
-    axis = alt.Axis(labelAngle=0, grid=False)
+    axis = alt.Axis(labelAngle=0, labelLimit=90, grid=False)
     return alt.X(field=x, type="ordinal", title=title or x, sort=order, axis=axis).scale(type="point", padding=0.3)
 
 

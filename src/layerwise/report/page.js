@@ -22,8 +22,7 @@ function style(columns) { // of the legend; 0: all in one row
 }
 function overflows(place) {
   const edge = place.getBoundingClientRect().right + 2;
-  return [...place.querySelectorAll(".role-legend")].some((legend) =>
-    legend.querySelector(".role-legend-symbol") && legend.getBoundingClientRect().right > edge);
+  return [...place.querySelectorAll(".role-legend")].some((legend) => legend.getBoundingClientRect().right > edge);
 }
 async function draw(place) {
   const inside = place.appendChild(document.createElement("div")), controls = place.nextElementSibling;

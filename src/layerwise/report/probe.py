@@ -156,7 +156,8 @@ def pairs(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> 
 def ticks(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
     """The quantity of each unit: a tick a unit, by layer."""
     table = _in_order(rows, order)[["layer", "unit", "value"]]
-    across = alt.X(field="layer", type="ordinal", title="layer", sort=list(order), axis=alt.Axis(labelAngle=0))
+    across = alt.X(field="layer", type="ordinal", title="layer", sort=list(order))
+    across = across.axis(labelAngle=0, labelLimit=90)
     up = alt.Y(field="value", type="quantitative", title=told["title"])
     hover = [alt.Tooltip(field=field, type="nominal") for field in ("layer", "unit")]
     hover.append(alt.Tooltip(field="value", type="quantitative", format=".4~g", title=told["title"]))
