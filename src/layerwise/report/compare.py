@@ -210,7 +210,8 @@ def _heights(layer: Mapping[str, Any]) -> list[str]:
 
 def _scaled(figure: Figure, domain: list[float]) -> Figure:
     """The figure with its upright axis from and to these values."""
-    chart = figure.chart.copy(deep=True)
+    chart: Any = figure.chart
+    chart = chart.copy(deep=True)
     layers = list(chart.layer) if isinstance(chart, alt.LayerChart) else [chart]
     for layer, told in zip(layers, _told(figure.chart), strict=True):
         if told.get("encoding", {}).get("y", {}).get("type") == "quantitative":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from layerwise.report import words
+from layerwise.studies.sentences import points
 
 GENERAL, FRAGILE, SPECIFIC = "General", "Fragile", "Specific"
 LACKING = {  # lanes that every strip has or lacks by name: what it would take to know
@@ -150,7 +151,7 @@ def _bar(known: Known, lane: Lane, bottom: float, top: float) -> Bar:
     """Where a bar from zero to the value stands on the scale."""
     span = (top - bottom) or 1.0
     value, low, high = known.value, known.low, known.high
-    told = words.points if lane.unit == "points" else words.percent
+    told = points if lane.unit == "points" else words.percent
     ends = "" if low is None or high is None else f"{told(low)} to {told(high)}"
     return Bar(
         known, told(value), ", ".join(filter(None, (ends, known.given))),

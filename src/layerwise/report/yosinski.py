@@ -116,8 +116,8 @@ def _with_papers(
     """Chart, table and a sentence of the caption, with the paper's own numbers where its nets are as deep."""
     if depth != PAPERS_DEPTH:
         return chart, table, ""
-    table = table.assign(the_paper=[told(int(n), str(of)) for n, of in zip(table["n"], table[colour], strict=True)])
-    table = table.astype({"the_paper": "float64"})
+    numbers = [told(int(n), str(of)) for n, of in zip(table["n"], table[colour], strict=True)]
+    table = table.assign(the_paper=pd.Series(numbers, table.index, dtype="float64"))
     return _beside_papers(chart, table, colour), table, DASHED
 
 
