@@ -91,7 +91,7 @@ def test_test_images_are_not_looked_at(
 
 def without_place(advice: Advice) -> Advice:
     cost = {k: v for k, v in advice.cost.items() if k != "seconds"}
-    return replace(advice, data={}, provenance={}, cost=cost)
+    return replace(advice, data={}, provenance={}, adapt=(), cost=cost)
 
 
 def test_the_same_question_has_the_same_answer_and_trains_nothing(

@@ -189,7 +189,8 @@ class Asking:
         begun = time.perf_counter()
         race, here = self.race, self.here
         race.expect(self.experience.expected(race.options, here), here.last)
-        race.spent += forward(self.source_net, self.shape, min(MOST_PROBED, race.examples))
+        if self.rehearsal.folds:
+            race.spent += forward(self.source_net, self.shape, min(MOST_PROBED, race.examples))
         grown = self._grown(budget) if race.rehearsal.folds else None
         race.go(budget, self._told)
         why = self._why()
@@ -267,10 +268,12 @@ class Asking:
     @cached_property
     def probed(self) -> dict[str, LinearProbe | None]:
         """A linear probe of each layer in front of the head, cross-validated on the training images."""
+        names = [layer.name for layer in self.source_layers[:-1]]
+        if not self.rehearsal.folds:
+            return dict.fromkeys(names)
         there = self.rehearsal.data
         some = np.random.default_rng(self.seed).permutation(len(there.labels))[:MOST_PROBED]
         images, labels = there.images[np.sort(some)], torch.from_numpy(there.labels[np.sort(some)])
-        names = [layer.name for layer in self.source_layers[:-1]]
         self.listener.say(f"Looking at {len(names)} layers")
         seen = activations(self.source_net, scaled(images, architecture(self.net)), found=self.source_layers)
         try:
