@@ -19,6 +19,7 @@ from layerwise.advising.reasons import Reason
 from layerwise.nets import build
 from layerwise.notebook import charts, page
 from layerwise.outputs import Scoreboard, Study
+from layerwise.report.advice import figures as advice_figures
 from layerwise.report.figures import Figure
 
 HOSTILE = "<script>alert(\"1\")</script> & 'x'"
@@ -96,8 +97,8 @@ def test_a_scoreboard_has_the_figures_of_its_studies(study: Study) -> None:
 
 
 def test_advice_shows_its_options_and_what_each_layer_is_worth() -> None:
-    option = Considered("linear probe", "linear probe", "F*R", "FFR", 0.01, (), 0.91, 0.0, 0.8, 3, 1e9)
-    other = Considered(HOSTILE, "tune", "T*R", "TTR", 0.01, (), 0.8, 0.01, 0.2, 2, 2e9)
+    option = Considered("linear probe", "linear probe", "F*R", "FFFR", 0.01, (), 0.91, 0.0, 0.8, 3, 1e9)
+    other = Considered(HOSTILE, "tune", "T*R", "TTTR", 0.01, (), 0.8, 0.01, 0.2, 2, 2e9)
     reasons = (
         Reason("C1", "useful", 0.5, 0.2, (0.1, 0.3)),
         Reason("C2", "redundant", 0.6, 0.1, (0.0, 0.2)),
@@ -111,8 +112,10 @@ def test_advice_shows_its_options_and_what_each_layer_is_worth() -> None:
     assert is_contained(html)
     assert re.findall(r"<td>([\d.]+%)</td>", html) == ["91.0%", "80.0%", "80.0%", "20.0%"]
     assert list(found.rows["treatment"]) == ["F*R", "T*R"]
-    assert all(isinstance(one, alt.TopLevelMixin) for one in found.figures.values())
-    assert "C2" in drawn(html)
+    assert list(found.figures) == [figure.title for figure in advice_figures(found.as_json)]
+    assert len(found.figures) == 3  # options, their cost, what each layer is worth
+    assert "linear probe" in drawn(html)
+    assert "<script" not in drawn(html)
 
 
 def adapted(tested: bool) -> AdaptedNet:
