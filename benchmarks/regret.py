@@ -106,7 +106,8 @@ def search(bench: Bench, cell: Cell) -> None:
 def advise(bench: Bench, cell: Cell, budget: float) -> None:
     """Ask for advice on each draw of a cell, as a user would, and write what was advised."""
     begun = time.perf_counter()
-    known = learnt(read(bench.store / "search", elsewhere(cell)))
+    others = [one for one in elsewhere(cell) if (bench.store / "search" / f"{one.name}.json").exists()]
+    known = learnt(read(bench.store / "search", others)) if others else NONE
     askings = [Draw.of(bench, cell, seed).asking(bench, cell, known) for seed in range(cell.seeds)]
     write(bench.store / "advised", cell, [advised(asking, cell, budget) for asking in askings], begun)
 

@@ -44,8 +44,9 @@ class Experience:
     learnt_from: str = ""
 
     def expected(self, some: Sequence[Option], here: Circumstances) -> Options:
-        """Each option's accuracy beside the others': its mean over these options is zero."""
-        found = np.array([self.coefficients[_named(one.candidate.policy, one.rate)] for one in some])
+        """Each option's accuracy beside the others': its mean over these options is zero, as is what is not known."""
+        unknown = (0.0,) * len(FEATURES)
+        found = np.array([self.coefficients.get(_named(one.candidate.policy, one.rate), unknown) for one in some])
         means = found @ self.features(here)
         return np.asarray(means - means.mean())
 

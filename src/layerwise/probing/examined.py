@@ -14,6 +14,7 @@ from layerwise.probing import words
 from layerwise.report.probe import render_probe
 
 PICTURES = "pictures"
+OURS = ("inversion-*.png", "thumbnails.png")  # what an earlier probe may have left there
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class Examined:
         with whole_folder(Path(folder)) as aside:
             row_tables.write(self.rows, aside)
             write_json(aside / "plan.json", self.plan)
-        for stale in (Path(folder) / PICTURES).glob("inversion-*.png"):
-            stale.unlink()
+        for pattern in OURS:
+            for stale in (Path(folder) / PICTURES).glob(pattern):
+                stale.unlink()
         if self.pictures:
             with whole_folder(Path(folder) / PICTURES) as aside:
                 for name, content in self.pictures.items():
