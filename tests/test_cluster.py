@@ -256,10 +256,10 @@ import sys
 from pathlib import Path
 from layerwise.data.dataset import load
 from layerwise.execute import cluster
-from test_cluster import LONG, grid, planned, setting
+from test_cluster import LONGER, grid, planned, setting
 store, address = Path(sys.argv[1]), sys.argv[2]
 data = load(store / "data" / "blobs")
-runs = grid(data, recipe=LONG)
+runs = grid(data, recipe=LONGER)
 here = setting(store, data, runs, "cluster")
 try:
     for outcome in cluster.execute(planned(runs, here.store, width=2), here, address, workers=2):
@@ -281,7 +281,7 @@ def drive(store: Path, address: str) -> subprocess.Popen[str]:
 def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
     machines: Machines, blobs: DataSet, tmp_path: Path
 ) -> None:
-    runs = grid(blobs, recipe=LONG)
+    runs = grid(blobs, recipe=LONGER)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
     driver = drive(here.store, machines.address)
     assert driver.stdout is not None
