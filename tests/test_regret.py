@@ -13,6 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from layerwise.advising.belief import likeness
+from layerwise.advising.candidates import candidates, options
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CIFAR = re.compile(
     r"frog|goose|penguin|albatross|retriever|shepherd|chihuahua|persian cat|egyptian cat|tabby|gazelle|wagon"
@@ -177,3 +180,15 @@ def test_the_interval_is_over_cells(scoring: ModuleType) -> None:
     found = pd.Series([1.0, 3.0, 5.0, 7.0], pd.MultiIndex.from_product([["a", "b"], [0, 1]], names=["cell", "seed"]))
     low, high = scoring.interval(found)  # cells 2 and 6: mean 4, deviation 2 sqrt(2), t of one degree 12.706
     assert (low, high) == (pytest.approx(4 - 12.7062 * 2, rel=1e-4), pytest.approx(4 + 12.7062 * 2, rel=1e-4))
+
+
+def test_the_constants_that_made_the_draws_surprise_least(cells: ModuleType) -> None:
+    import believing
+
+    some = options(candidates((1,) * 4))
+    made = 0.1**2 * likeness(some, 0.4, 0.5) + (0.04**2 + 1e-4) * np.eye(len(some))
+    values = np.random.default_rng(0).multivariate_normal(np.zeros(len(some)), made, 200)
+    residuals = [believing.Residual(some, one, 1e-4) for one in values]
+    least = believing.surprise(residuals, 0.1, 0.04, 0.4, 0.5)
+    for other in [(0.2, 0.04, 0.4, 0.5), (0.1, 0.12, 0.4, 0.5), (0.1, 0.04, 0.8, 0.5), (0.1, 0.04, 0.4, 1.5)]:
+        assert believing.surprise(residuals, *other) > least + 0.5

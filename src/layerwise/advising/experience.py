@@ -96,7 +96,7 @@ def learn(seen: Sequence[Seen], learnt_from: str = "") -> Experience:
     rows = [(cell, at[which], value) for cell, one in enumerate(seen) for which, value in one.accuracies.items()]
     cell, option, value = (np.array(column) for column in zip(*rows, strict=True))
     alike = (1 - OWN**2) * likeness(CANONICAL) + OWN**2 * np.eye(len(CANONICAL))
-    between = [spread**2 * alike * 1.0 for spread in SPREAD]  # of each feature's coefficients
+    between = [spread**2 * alike for spread in SPREAD]  # of each feature's coefficients
     same = np.equal.outer(cell, cell)
     whole = LEVEL**2 * same + NOISE**2 * np.eye(len(rows))
     for k, one in enumerate(between):
