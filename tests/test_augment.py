@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from torch import Tensor, nn
 
-from layerwise.augment import Augmentation, Draws
+from layerwise.augment import FORMS, Augmentation, Draws
 from layerwise.augmented import augmented
 from layerwise.data.dataset import DataSet, make, save
 from layerwise.errors import StudyError
@@ -22,6 +22,7 @@ from layerwise.fleet import train_fleet
 from layerwise.nets import NETS, Architecture
 from layerwise.prefix import Prefix, frozen_depth
 from layerwise.run import Recipe, Run
+from layerwise.studies.request import Request
 from layerwise.tasks import Parts, Task
 from layerwise.train import Trained, train
 from layerwise.treatment import Treatment
@@ -38,7 +39,8 @@ RECIPE = Recipe(30, 7, 0.05, precision="float64", evaluate_every=15, augment=TEX
         ("", Augmentation(), ""),
         ("crop:4", Augmentation(crop=4), "crop:4"),
         (" jitter:.5 , flip,", Augmentation(flip=True, jitter=0.5), "flip,jitter:0.5"),
-        (TEXT, Augmentation(4, True, 0.2), TEXT),
+        (TEXT, Augmentation(4, True, jitter=0.2), TEXT),
+        ("blur:2,hue:.25,rotate:15.5", Augmentation(rotate=15.5, hue=0.25, blur=2), "rotate:15.5,hue:0.25,blur:2"),
         ("jitter:1,crop:012", Augmentation(crop=12, jitter=1), "crop:12,jitter:1"),
         ("crop:0,jitter:0", Augmentation(), ""),
     ],
@@ -49,12 +51,12 @@ def test_texts(text: str, made: Augmentation, spelt: str) -> None:
     assert Recipe(1, 1, augment=text).augment == spelt
 
 
-@given(st.builds(Augmentation, st.integers(0, 999), st.booleans(), st.integers(0, 1000).map(lambda n: n / 1000)))
+THOUSANDTHS = st.integers(0, 500).map(lambda n: n / 1000)
+
+
+@given(st.builds(Augmentation, st.integers(0, 999), st.booleans(), *[THOUSANDTHS] * 6))
 def test_every_augmentation_is_spelt_as_it_is_parsed(made: Augmentation) -> None:
     assert Augmentation.parse(made.spell()) == made
-
-
-FORMS = "crop:PIXELS, flip and jitter:SHARE, such as crop:4,flip,jitter:0.2"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,8 @@ FORMS = "crop:PIXELS, flip and jitter:SHARE, such as crop:4,flip,jitter:0.2"
     [
         (
             "flop",
-            f"'flop': unknown word 'flop'; did you mean 'flip'? (known: crop, flip, jitter); it is made of {FORMS}",
+            f"'flop': unknown word 'flop'; did you mean 'flip'? (known: blur, crop, flip, hue, jitter, rotate, scale, "
+            f"shear); it is made of {FORMS}",
         ),
         ("crop", f"'crop': 'crop' is not understood; it is made of {FORMS}"),
         ("crop:-1", f"'crop:-1': 'crop:-1' is not understood; it is made of {FORMS}"),
@@ -70,6 +73,7 @@ FORMS = "crop:PIXELS, flip and jitter:SHARE, such as crop:4,flip,jitter:0.2"
         ("jitter:.", f"'jitter:.': 'jitter:.' is not understood; it is made of {FORMS}"),
         ("jitter:nan", f"'jitter:nan': 'jitter:nan' is not understood; it is made of {FORMS}"),
         ("jitter:1.5", "'jitter:1.5': jitter:1.5 is not possible; the most is 1"),
+        ("rotate:200", "'rotate:200': rotate:200 is not possible; the most is 180"),
         ("flip,flip", "'flip,flip' has 'flip' twice; write it once"),
     ],
 )
@@ -153,6 +157,100 @@ def test_a_crop_as_large_as_the_images() -> None:
         varied(torch.randn(2, 1, 8, 9), "crop:8", [STAY] * 2)
 
 
+# ---- what kornia does with them
+
+
+MIDDLE = (*STAY, 0.5, 0.5, 0.5, 0.5, 0.0)  # numbers that leave an image as it is
+TURN, SCALE, SHEAR, HUE, BLUR = range(len(STAY), len(MIDDLE))
+MORE = "rotate:30,scale:0.3,shear:20,hue:0.2,blur:1.5"
+
+
+def but(at: int, number: float) -> tuple[float, ...]:
+    """MIDDLE with another number at one place."""
+    return tuple(number if k == at else value for k, value in enumerate(MIDDLE))
+
+
+@pytest.fixture
+def kornia() -> None:
+    pytest.importorskip("kornia")
+
+
+@pytest.mark.usefixtures("kornia")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_numbers_in_the_middle_leave_an_image_as_it_is(channels: int) -> None:
+    pixels = torch.rand(4, channels, 9, 10, dtype=torch.float64)
+    made = varied((pixels - 0.4) / 0.3, MORE, [MIDDLE] * 4, 0.4, 0.3)
+    torch.testing.assert_close(made, (pixels - 0.4) / 0.3, rtol=0, atol=1e-6)  # kornia's hue: a divisor plus 1e-8
+
+
+@pytest.mark.usefixtures("kornia")
+def test_rotation_scale_and_shear_by_hand() -> None:
+    """About the middle: quarter turns either way; twice the size; a column that leans by 45 degrees."""
+    image = torch.arange(9.0, dtype=torch.float64).view(1, 1, 3, 3)
+    left, right = (varied(image, "rotate:180", [but(TURN, number)])[0, 0] for number in (0.25, 0.75))
+    torch.testing.assert_close(left, image[0, 0].rot90(1), rtol=0, atol=1e-9)
+    torch.testing.assert_close(right, image[0, 0].rot90(-1), rtol=0, atol=1e-9)
+    larger = varied(image, "scale:0.5", [but(SCALE, 0.9999999)])[0, 0]  # by 1.5: a step is two thirds of a pixel
+    torch.testing.assert_close(larger[1], image.new_tensor([4 - 2 / 3, 4, 4 + 2 / 3]), rtol=0, atol=1e-5)
+    column = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    column[..., 1] = 1
+    leant = varied(column, "shear:45", [but(SHEAR, 0.9999999)])[0, 0]
+    diagonal = torch.eye(3, dtype=torch.float64)
+    assert torch.allclose(leant, diagonal, atol=1e-5) or torch.allclose(leant, diagonal.flip(1), atol=1e-5)
+
+
+@pytest.mark.usefixtures("kornia")
+def test_hue_by_hand() -> None:
+    """A third of a turn makes red green; grey stays grey, in one channel and in three."""
+    red = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
+    red[:, 0] = 1
+    made = varied(red, "hue:0.5", [but(HUE, 0.5 + 1 / 3)])
+    torch.testing.assert_close(made[0, :, 0, 0], red.new_tensor([0, 1, 0]), rtol=0, atol=1e-6)
+    grey = torch.rand(2, 1, 3, 3, dtype=torch.float64)
+    assert torch.equal(varied(grey, "hue:0.5", [but(HUE, 0.9)] * 2), grey)
+    colour = grey.expand(2, 3, 3, 3)
+    torch.testing.assert_close(varied(colour, "hue:0.5", [but(HUE, 0.9)] * 2), colour, rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("kornia")
+def test_blur_by_hand() -> None:
+    """A point becomes a Gaussian of the deviation that was drawn, and its sum stays."""
+    image = torch.zeros(1, 1, 21, 21, dtype=torch.float64)
+    image[..., 10, 10] = 1
+    made = varied(image, "blur:2", [but(BLUR, 0.75)])[0, 0]
+    places = torch.arange(21.0, dtype=torch.float64) - 10
+    assert float(made.sum()) == pytest.approx(1)
+    assert float((made.sum(0) * places**2).sum()) == pytest.approx(1.5**2, rel=0.02)  # cut off at three deviations
+    with pytest.raises(
+        StudyError, match=r"^augmentation blur:3 is not possible for images of 9 pixels; take a smaller"
+    ):
+        varied(torch.randn(2, 1, 9, 12), "blur:3", [MIDDLE] * 2)
+
+
+@pytest.mark.usefixtures("kornia")
+def test_with_kornia_images_do_not_depend_on_their_batch_and_keep_their_layout() -> None:
+    images, drawn = torch.randn(9, 3, 12, 12), torch.rand(9, len(MIDDLE)).tolist()
+    whole = varied(images, MORE, drawn)
+    apart = torch.cat([varied(images[k : k + 1], MORE, drawn[k : k + 1]) for k in range(9)])
+    torch.testing.assert_close(apart, whole, rtol=0, atol=1e-5)
+    innermost = varied(images.to(memory_format=torch.channels_last), MORE, drawn)
+    assert innermost.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(innermost, whole, rtol=0, atol=1e-5)
+    assert len({tuple(one.flatten().tolist()) for one in varied(images[:1].repeat(9, 1, 1, 1), MORE, drawn)}) == 9
+
+
+def test_without_kornia_the_cure_is_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layerwise.augment.find_spec", lambda name: None)
+    data = make("two", np.zeros((4, 1, 8, 8), np.uint8), np.arange(4) % 2, ["a", "b"])
+    with pytest.raises(StudyError) as told:
+        Request(data, augment="flip,blur:1,rotate:9")
+    assert str(told.value) == (
+        "augmentation 'flip,rotate:9,blur:1': rotate, blur needs kornia, which is not installed; "
+        "pip install 'layerwise[augment]', or leave it out"
+    )
+    assert Request(data, augment="crop:2,flip").augment == "crop:2,flip"
+
+
 # ---- the numbers
 
 
@@ -162,6 +260,16 @@ def test_numbers_are_uniform_and_independent() -> None:
     assert np.abs(found.mean(0) - 0.5).max() < 0.02
     assert np.abs(found.var(0) - 1 / 12).max() < 0.005
     assert np.abs(np.corrcoef(found.T) - np.eye(6)).max() < 0.05
+
+
+def test_more_words_leave_the_numbers_of_others_as_they_are() -> None:
+    order = np.random.default_rng(0).permutation(20)
+    few, many = Draws((3, "x"), 20), Draws((3, "x"), 20, more=True)
+    for _ in range(3):
+        some = many.take(order)
+        assert np.array_equal(few.take(order), some[:, :6])
+        assert some.shape == (20, len(MIDDLE))
+        assert len(np.unique(some)) == some.size
 
 
 def test_a_samples_numbers_follow_from_its_pass_and_position_alone() -> None:
@@ -277,6 +385,18 @@ def test_the_fleet_is_the_serial_trainer(
             again = train(run, food)
             assert all(torch.equal(again.weights[name], tensor) for name, tensor in alone.weights.items())
             assert again.curve == alone.curve
+
+
+@pytest.mark.usefixtures("kornia")
+def test_with_kornia_the_fleet_is_the_serial_trainer(blobs: DataSet) -> None:
+    recipe = replace(RECIPE, steps=6, batch_size=5, rate=0.01, evaluate_every=0, augment=f"flip,{MORE}")
+    runs = members(blobs, ["R*", "X3R*"], recipe)
+    feeds = [feed(run.task, blobs, run.net, "float64") for run in runs]
+    for run, food, one in zip(runs, feeds, train_fleet(runs, feeds, [None] * 2), strict=True):
+        alone = train(run, food)
+        alike(one, alone)
+        again = train(run, food)
+        assert all(torch.equal(again.weights[name], tensor) for name, tensor in alone.weights.items())
 
 
 def test_augmentation_changes_what_is_learnt_but_not_what_is_evaluated(blobs: DataSet) -> None:

@@ -4,7 +4,7 @@ Images are scaled by then, `(pixel / 255 - mean) / std`. What a crop brings in f
 mean colour, as in He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2, whose images had their mean taken off.
 Jitter works on pixels from 0 to 1, as torchvision's `ColorJitter` with its order fixed: brightness (times a factor),
 contrast (distance from the image's mean luma), saturation (distance from each pixel's luma; grey images have none),
-cut off at 0 and 1 after each.
+cut off at 0 and 1 after each. Rotation, scale, shear, hue and blur are kornia's: see `layerwise.by_kornia`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from layerwise.augment import Augmentation, Draws
+from layerwise.augment import DRAWS, Augmentation, Draws
+from layerwise.by_kornia import blurred, hued, turned
 from layerwise.errors import StudyError
 from layerwise.features import memory_format
 from layerwise.nets import architecture
@@ -32,7 +33,7 @@ class Augmenter:
         self.how = Augmentation.parse(runs[0].recipes[stage].augment)
         self.net = runs[0].net
         self.draws = [
-            Draws((run.seed, run.task.stream, run.draw, stage), count)
+            Draws((run.seed, run.task.stream, run.draw, stage), count, more=self.how.needs_kornia)
             for run, count in zip(runs, examples, strict=True)
         ]
 
@@ -41,12 +42,12 @@ class Augmenter:
         """Does the recipe augment at all?"""
         return self.how != Augmentation()
 
-    def take(self, positions: Int[Tensor, "members samples"]) -> Float[Tensor, "members samples 6"]:
+    def take(self, positions: Int[Tensor, "members samples"]) -> Float[Tensor, "members samples numbers"]:
         """The numbers that each member's next samples draw; positions are among its own training examples."""
         found = [draws.take(own) for draws, own in zip(self.draws, positions.cpu().numpy(), strict=True)]
         return torch.stack([torch.from_numpy(one) for one in found])
 
-    def vary(self, images: Images, drawn: Float[Tensor, "images 6"]) -> Images:
+    def vary(self, images: Images, drawn: Float[Tensor, "images numbers"]) -> Images:
         """The images, each as its numbers say. Raises StudyError where a crop is as large as the images."""
         if not self.is_on:
             return images
@@ -56,18 +57,25 @@ class Augmenter:
 
 
 def augmented(
-    images: Images, drawn: Float[Tensor, "images 6"], how: Augmentation,
+    images: Images, drawn: Float[Tensor, "images numbers"], how: Augmentation,
     mean: Float[Tensor, "channels 1 1"], std: Float[Tensor, "channels 1 1"],
 ) -> Images:  # fmt: skip
-    """Scaled images, each varied by its own numbers (see `layerwise.augment.DRAWS`), in the layout they came in."""
+    """Scaled images, each varied by its own numbers (see `layerwise.augment.Draws`), in the layout they came in."""
     drawn = drawn.to(images.device)
+    more = drawn[:, len(DRAWS) :]
     if how.crop or how.flip:
         images = _moved(images, drawn[:, :3], how)
-    if how.jitter:
-        factors = (1 + how.jitter * (2 * drawn[:, 3:] - 1)).to(images)
-        pixels = _jittered(images * std + mean, factors[:, :, None, None, None].unbind(1))
+    if how.rotate or how.scale or how.shear:
+        images = turned(images, more[:, :3], how)
+    if how.jitter or how.hue:
+        pixels = images * std + mean
+        if how.jitter:
+            factors = (1 + how.jitter * (2 * drawn[:, 3 : len(DRAWS)] - 1)).to(images)
+            pixels = _jittered(pixels, factors[:, :, None, None, None].unbind(1))
+        if how.hue:
+            pixels = hued(pixels, more[:, 3], how)
         images = (pixels - mean) / std
-    return images
+    return blurred(images, more[:, 4], how) if how.blur else images
 
 
 def _moved(images: Images, drawn: Float[Tensor, "images 3"], how: Augmentation) -> Images:

@@ -53,6 +53,7 @@ class Extra:
 
 
 EXTRAS = {
+    "augment": Extra("rotate, scale, shear, hue and blur of --augment", {"kornia": ("kornia", "0.8")}),
     "vision": Extra(
         "nets of timm and torchvision", {"timm": ("timm", "1.0.20"), "torchvision": ("torchvision", "0.21")}
     ),

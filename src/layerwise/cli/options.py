@@ -29,7 +29,10 @@ GROUPS_HELP = (
     "csv:, a regular expression for the files' paths, such as '(P[0-9]+)_'."
 )
 DUPLICATES_HELP = "Leave out images that are equal pixel for pixel; of those in train and test, train's."
-AUGMENT_HELP = "Vary training images, each for itself: crop:PIXELS, flip, jitter:SHARE, such as crop:4,flip,jitter:0.2."
+AUGMENT_HELP = (
+    "Vary training images, each for itself: crop:PIXELS, flip, jitter:SHARE, such as crop:4,flip,jitter:0.2; with "
+    "kornia rotate:DEGREES, scale:SHARE, shear:DEGREES, hue:TURNS, blur:PIXELS too."
+)
 SCALES = {"demo": "minutes", "paper": "the paper's own design"}
 DEVICES = {"auto": "a GPU if there is one", "cpu": "this processor", "cuda": "the GPU"}
 PRECISIONS = {  # a test holds their names to layerwise.run

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from layerwise.augment import Augmentation, check_kornia
 from layerwise.data.dataset import COPIES, DataSet
 from layerwise.data.folder import natural
 from layerwise.errors import DataError, StudyError, unknown
@@ -39,6 +40,9 @@ class Request:
     experiments: str | None = None  # which of the study's, such as levels,partial
     augment: str = ""  # of all recipes, such as crop:4,flip
     groups: str | None = None  # a column whose values are kept on one side of train and test
+
+    def __post_init__(self) -> None:
+        check_kornia(Augmentation.parse(self.augment))
 
     @property
     def how(self) -> dict[str, Any]:
