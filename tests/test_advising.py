@@ -54,11 +54,15 @@ def test_a_net_of_one_layer_has_nothing_to_transfer() -> None:
         candidates((1,))
 
 
-def test_of_two_stages_each_has_half_of_the_steps() -> None:
-    (one,) = (one for one in candidates((1,) * 4) if one.policy == "LP-FT")
-    first, second = recipes(Option(one, 0.002), 200)
-    assert first.steps + second.steps == steps_for(200)
+def test_stages_share_the_steps_and_a_probe_has_five_times_its_part() -> None:
+    found = {one.policy: one for one in candidates((1,) * 4)}
+    first, second = recipes(Option(found["LP-FT"], 0.002), 160)
+    assert second.steps == steps_for(160) // 2
+    assert first.steps == 5 * second.steps
     assert (first.rate, second.rate) == (RATES[-1], 0.002)
+    (probe,), (tuned,) = (recipes(Option(found[name], 0.01), 160) for name in ("linear probe", "fine-tune"))
+    assert (probe.steps, tuned.steps) == (5 * steps_for(160), steps_for(160))
+    assert recipes(Option(found["linear probe"], 0.01), 160, share=0.25)[0].steps == probe.steps // 4
 
 
 @pytest.fixture

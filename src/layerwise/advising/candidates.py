@@ -23,6 +23,7 @@ from layerwise.treatment import Treatment
 RATES = (0.002, 0.01, 0.05)  # of SGD with momentum: every candidate is tried with each
 BATCH = 32
 EPOCHS, FEWEST_STEPS, MOST_STEPS = 20, 100, 600
+LONGER = 5  # times as many steps where one layer learns, the head: they cost next to nothing, and it learns slowly
 FALLS = (0.7,)  # the rate falls to a tenth after this share of the steps
 
 
@@ -97,19 +98,19 @@ def options(found: Sequence[Candidate]) -> tuple[Option, ...]:
 def recipes(option: Option, examples: int, rates: tuple[float, ...] = (), share: float = 1.0) -> tuple[Recipe, ...]:
     """How an option is trained on so many examples; `share` of the steps where it is only tried.
 
-    Of two stages each has half of the steps; the linear probe that comes first learns at the largest rate. `rates` are
-    the multipliers per layer of a candidate that learns by gradient signal.
+    Stages share the steps; one in which a single layer learns has `LONGER` times its part, and where another follows
+    it the largest rate. `rates` are the multipliers per layer of a candidate that learns by gradient signal.
     """
-    steps = max(1, round(share * steps_for(examples)))
-    batch = batch_for(examples)
+    treatment, batch = option.candidate.treatment, batch_for(examples)
+    steps = share * steps_for(examples) / option.candidate.stages
     layer_rates = rates if option.candidate.by_gradient else ()
-    if option.candidate.stages == 1:
-        return (Recipe(steps, batch, option.rate, drops=FALLS, layer_rates=layer_rates),)
-    first = max(1, steps // 2)
-    return (
-        Recipe(first, batch, RATES[-1], drops=FALLS),
-        Recipe(max(1, steps - first), batch, option.rate, drops=FALLS),
-    )
+    found = []
+    for stage, trained in enumerate(treatment.trained):
+        is_probe, is_last = sum(trained) == 1, stage == option.candidate.stages - 1
+        count = max(1, round(steps * (LONGER if is_probe else 1)))
+        rate = option.rate if is_last else RATES[-1]
+        found.append(Recipe(count, batch, rate, drops=FALLS, layer_rates=layer_rates))
+    return tuple(found)
 
 
 def steps_for(examples: int) -> int:
