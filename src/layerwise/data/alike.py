@@ -20,15 +20,24 @@ BLOCK = 1_024  # images compared at once with all before them
 MOST = 30_000  # images: every one is compared with every other
 
 
-def pairs(images: np.ndarray) -> Int[np.ndarray, "pairs 2"]:
-    """Positions of images (examples, channels, height, width) that are near copies, the earlier one first."""
+def pairs(images: np.ndarray, same: np.ndarray | None = None) -> Int[np.ndarray, "pairs 2"] | None:
+    """Positions of images (examples, channels, height, width) that are near copies, the earlier one first.
+
+    Those of equal `same` are left out: they are copies to the pixel. Null where there are more pairs than images: of
+    such images likeness at this size tells nothing, and the pairs of many might not fit into memory.
+    """
     small = thumbnails(images)
-    found = [np.empty((0, 2), np.int64)]
+    found, count = [np.empty((0, 2), np.int64)], 0
     for start in range(0, len(small), BLOCK):
         rows = small[start : start + BLOCK]
         later, earlier = np.nonzero(rows @ small[: start + len(rows)].T >= ALIKE)
-        is_before = earlier < later + start
-        found.append(np.stack([earlier, later + start], 1)[is_before])
+        later += start
+        is_pair = earlier < later
+        if same is not None:
+            is_pair &= same[earlier] != same[later]
+        found.append(np.stack([earlier, later], 1)[is_pair])
+        if (count := count + len(found[-1])) > len(images):
+            return None
     return np.concatenate(found)
 
 
@@ -46,11 +55,9 @@ def notes(dataset: DataSet, names: tuple[str, ...] = ()) -> list[str]:
     count = len(dataset.images)
     if count > MOST:
         return [f"near copies were not looked for among {count:,} images; that is done up to {MOST:,}"]
-    found = pairs(dataset.images)
-    if (same := dataset.columns.get(COPIES)) is not None:
-        found = found[same[found[:, 0]] != same[found[:, 1]]]
-    if len(found) > count:
-        return [f"near copies cannot be told: {len(found):,} pairs of these images are alike at {SIDE}x{SIDE} pixels"]
+    found = pairs(dataset.images, dataset.columns.get(COPIES))
+    if found is None:
+        return [f"near copies cannot be told: of {count:,} images more pairs are alike at {SIDE}x{SIDE} pixels"]
     if len(found) == 0:
         return []
     split = dataset.columns.get("split", np.full(count, PARTS[0]))
