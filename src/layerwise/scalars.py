@@ -9,6 +9,7 @@ stopped and resumed, and several studies. Look at it with `tensorboard --logdir 
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ from layerwise.execute.work import Outcome
 from layerwise.progress import Quiet
 from layerwise.run import Run, key
 from layerwise.store import Damaged, Record, Store
+
+ABANDONED = 60.0  # seconds after which a run that is not whole was left so by a command that was killed
 
 
 class Scalars(Quiet):
@@ -37,6 +40,9 @@ class Scalars(Quiet):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StudyError(f"--tensorboard {folder} cannot be written ({error.strerror}); pass another") from error
+        for aside in folder.glob(".*-*"):
+            if _age(aside) > ABANDONED:
+                shutil.rmtree(aside, ignore_errors=True)
 
     def planned(self, plan: Plan, forecast: Forecast, workers: int) -> None:
         missing = set(map(key, plan.missing))
@@ -79,6 +85,14 @@ class Scalars(Quiet):
             last = {f"{split}/{quantity}": value for _, split, quantity, value in curve}
             for told in self.tensorboard.summary.hparams(hyperparameters(run), last):
                 writer.file_writer.add_summary(told)
+
+
+def _age(path: Path) -> float:
+    """Seconds since something was made in this folder; 0 where it is gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def hyperparameters(run: Run) -> dict[str, str | int]:
