@@ -256,10 +256,10 @@ import sys
 from pathlib import Path
 from layerwise.data.dataset import load
 from layerwise.execute import cluster
-from test_cluster import LONGER, grid, planned, setting
+from test_cluster import endless, planned, setting
 store, address = Path(sys.argv[1]), sys.argv[2]
 data = load(store / "data" / "blobs")
-runs = grid(data, recipe=LONGER)
+runs = endless(data)
 here = setting(store, data, runs, "cluster")
 try:
     for outcome in cluster.execute(planned(runs, here.store, width=2), here, address, workers=2):
@@ -267,6 +267,12 @@ try:
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
+
+
+def endless(data: DataSet) -> list[Run]:
+    """A grid whose sources are soon there, and whose other runs would take minutes."""
+    long = (replace(LONG, steps=50_000, evaluate_every=50_000),)
+    return [replace(run, recipes=long) if run.source else run for run in grid(data, recipe=LONG)]
 
 
 def drive(store: Path, address: str) -> subprocess.Popen[str]:
@@ -281,7 +287,7 @@ def drive(store: Path, address: str) -> subprocess.Popen[str]:
 def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
     machines: Machines, blobs: DataSet, tmp_path: Path
 ) -> None:
-    runs = grid(blobs, recipe=LONGER)
+    runs = endless(blobs)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")
     driver = drive(here.store, machines.address)
     assert driver.stdout is not None
