@@ -104,13 +104,15 @@ CASES = {
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    asked.add_argument("cases", nargs="*", choices=CASES, metavar=" ".join(CASES))
+    asked.add_argument("cases", nargs="*", metavar=" ".join(CASES))
     asked.add_argument("--examples", type=int, help="other numbers of them than each case has by itself")
     asked.add_argument("--repeats", type=int, default=5)
     asked.add_argument("--pairs", type=int, help="on which loops are timed; by default all 190 of pooled, 10 of others")
     asked.add_argument("--folder", type=Path, help="where features are made and left; by default they are removed")
     asked.add_argument("--side", help=argparse.SUPPRESS)
     options = asked.parse_args()
+    if strange := set(options.cases) - set(CASES):
+        asked.error(f"there is no case {', '.join(sorted(strange))}")
     if options.side:
         print(json.dumps(measure(options)))
         return
