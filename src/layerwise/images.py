@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from layerwise.data import DataSet, open_data
-from layerwise.data.dataset import shape_of
+from layerwise.data.dataset import COPIES, shape_of
 from layerwise.data.groups import column_of
 from layerwise.nets import own_size
 from layerwise.nets.weights import wants_colour
+from layerwise.tasks import Task, examples
+
+SHOWN = 5  # classes that a note names
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,24 @@ def open_images(
         note = f"images are made {own} x {own}, the net's own size; --resize makes them others"
         data = replace(data, notes=(note, *data.notes))
     return Opened(sized, data, place)
+
+
+def untested(task: Task, data: DataSet) -> list[str]:
+    """The names of the task's classes that have no test image."""
+    tested = data.labels[examples(task, data.labels, data.columns, data.class_names).test]
+    return [data.class_names[label] for label in task.classes if label not in tested]
+
+
+def keeping(task: Task) -> str:
+    """The columns that keep images on one side where its parts are drawn, in words; copies are not told of."""
+    return " or ".join(c for c in task.parts.groups if c != COPIES) if task.parts.by == "random" else ""
+
+
+def untested_notes(task: Task, data: DataSet) -> list[str]:
+    """What is to be said of classes that have no test image."""
+    without, columns = untested(task, data), keeping(task)
+    if not without:
+        return []
+    why = f": all its images are of one {columns}" if columns else ""
+    told = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
+    return [f"{len(without)} of {len(task.classes)} classes have no test image ({told}){why}"]

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from layerwise.adapting.described import NAME, Described
 from layerwise.adapting.rates import Recipes, recipes, trial
 from layerwise.adapting.spreading import over_layers
-from layerwise.data.dataset import COPIES, DataSet, shape_of
+from layerwise.augment import Augmentation, check_kornia
+from layerwise.data.dataset import DataSet, shape_of
 from layerwise.errors import DataError, LayersError, StudyError
-from layerwise.images import Images
+from layerwise.images import Images, keeping, untested, untested_notes
 from layerwise.job import counts
 from layerwise.layers import Layer, fit, layers
 from layerwise.nets import build, named
@@ -28,10 +29,8 @@ from layerwise.nets.weights import net_state, weights_digest
 from layerwise.run import Recipe, Run, Weights
 from layerwise.start import copy_layer
 from layerwise.studies.request import Request, share_out
-from layerwise.tasks import Parts, Task, choose_classes, examples
+from layerwise.tasks import Parts, Task, choose_classes
 from layerwise.treatment import Treatment
-
-SHOWN = 5  # classes that a note names
 
 WITH_WEIGHTS, WITHOUT, ONTO = "F*R > T*", "R*", "F*R"  # treatments, where none is given
 USUAL = {
@@ -68,6 +67,7 @@ class Wish:
         return weights_digest(self.content) if self.content else None
 
     def __post_init__(self) -> None:
+        check_kornia(Augmentation.parse(self.augment))
         for name in ("steps", "batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise StudyError(f"--{name.replace('_', '-')} {value} is not possible; the least is 1")
@@ -140,7 +140,8 @@ def fitted(wish: Wish, data: DataSet) -> Fitted:
     task = replace(parted, parts=replace(parted.parts, validation=0))
     images = counts(task, data)
     if not wish.no_test:
-        told += _untested(wish.images, task, data)
+        _check_tested(wish.images, task, data)
+        told += untested_notes(task, data)
     shape = shape_of(data)
     net = build(wish.net, shape, task.outputs, seed=0)
     found = layers(net, torch.zeros(1, *shape))
@@ -173,19 +174,13 @@ def _parts(wish: Wish, data: DataSet, told: list[str]) -> Parts:
     return replace(parts, by="random", held_out=(), test=0)
 
 
-def _untested(asked: Images, task: Task, data: DataSet) -> list[str]:
-    """The classes that have no test image; raises DataError where none has, and groups are to blame for it."""
-    tested = data.labels[examples(task, data.labels, data.columns, data.class_names).test]
-    without = [data.class_names[label] for label in task.classes if label not in tested]
-    columns = " or ".join(c for c in task.parts.groups if c != COPIES) if task.parts.by == "random" else ""
-    if columns and len(without) == len(task.classes):
+def _check_tested(asked: Images, task: Task, data: DataSet) -> None:
+    """Raise DataError where no class has a test image, and groups are to blame for it."""
+    if (columns := keeping(task)) and len(untested(task, data)) == len(task.classes):
         raise DataError(
             f"no image can be tested on: of every class all images are of one {columns}, or linked to the others; pass "
             f"--no-test, or {'other --groups' if asked.groups else 'rename the column'}"
         )
-    why = f": all its images are of one {columns}" if columns else ""
-    told = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
-    return [f"{len(without)} of {len(task.classes)} classes have no test image ({told}){why}"] if without else []
 
 
 def _treatment(
@@ -193,7 +188,7 @@ def _treatment(
 ) -> tuple[Treatment, tuple[Recipes, ...]]:
     """The treatment over layers, and the recipes where advice brings them."""
     if wish.advice is not None:
-        text, recipes = _advised(wish.advice, wish.option, wish.net, data, found, told)
+        text, recipes = _advised(wish, wish.advice, data, found, told)
         return fit(Treatment.parse(text), wish.net, found), (recipes,)
     text = wish.treatment or (ONTO if wish.onto else WITH_WEIGHTS if wish.content else WITHOUT)
     if wish.treatment is None:
@@ -202,25 +197,27 @@ def _treatment(
     return over_layers(Treatment.parse(text), wish.net, net, example, wish.granularity), ()
 
 
-def _advised(
-    path: Path, option: int | None, net: str, data: DataSet, found: Sequence[Layer], told: list[str]
-) -> tuple[str, Recipes]:
-    """Letters and recipes that `layerwise advise` recommends in this file, or those of the option of this number."""
+def _advised(wish: Wish, path: Path, data: DataSet, found: Sequence[Layer], told: list[str]) -> tuple[str, Recipes]:
+    """Letters and recipes that `layerwise advise` recommends in this file, or those of the option that is wished."""
+    option = wish.option
     try:
         advice = json.loads(path.read_text(encoding="utf-8"))
         recommended = advice["recommended"] if option is None else _numbered(advice["candidates"], option)
         letters, recipes = str(recommended["treatment"]), tuple(map(_recipe, recommended["recipes"]))
         names, about, of_data = list(advice["layers"]), str(advice["net"]), advice["data"]["digest"]
-        expected = _expected(recommended)
+        of_weights, expected = advice.get("weights"), _expected(recommended)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise StudyError(
             f"--advice {path} is not what `layerwise advise` writes ({why}); pass its advice.json"
         ) from error
-    if named(about.partition("@")[0]) != net or names != [layer.name for layer in found]:
-        raise StudyError(f"--advice {path} is about net '{about}' of {len(names)} layers, not '{net}'; name that net")
+    if named(about.partition("@")[0]) != wish.net or names != [layer.name for layer in found]:
+        one = f"net '{about}' of {len(names)} layers"
+        raise StudyError(f"--advice {path} is about {one}, not '{wish.net}'; name that net")
     if of_data != data.digest:
         told.append(f"the advice {path} was given on other images (data {of_data}, not {data.digest})")
+    if of_weights not in {None, wish.digest}:
+        told.append(f"the advice {path} was given for other weights (SHA-256 {of_weights}, not {wish.digest})")
     says = "recommends" if option is None else f"has it as option {option}"
     told.append(f"treatment: {Treatment.parse(letters)}, as {path} {says}{expected}")
     return letters, recipes

@@ -75,6 +75,7 @@ class Advice:
     provenance: dict[str, Any] = field(repr=False)
     learning_curve: tuple[tuple[int, float], ...] = field(repr=False, default=())  # samples a class, a probe's accuracy
     adapt: tuple[str, ...] = field(repr=False, default=())  # the command that carries it out, but for --advice
+    weights: str | None = field(repr=False, default=None)  # SHA-256 of the file of the net's weights
 
     @property
     def recommended(self) -> Considered:
@@ -156,6 +157,7 @@ class Advice:
         return {
             "version": VERSION,
             "net": self.net,
+            "weights": self.weights,
             "layers": list(self.layers),
             "granularity": self.granularity,
             "data": self.data,
@@ -234,6 +236,7 @@ def load_advice(path: str | Path) -> Advice:
             provenance=found["provenance"],
             learning_curve=tuple((samples, right) for samples, right in found.get("learning_curve", ())),
             adapt=tuple(found.get("adapt", ("layerwise", "adapt", found["net"], "DATA"))),
+            weights=found.get("weights"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(f"{path} is not what `layerwise advise` writes ({error}); ask for advice again") from error

@@ -23,7 +23,7 @@ from layerwise.data.dataset import DataSet, save, shape_of
 from layerwise.errors import RepresentationError, StudyError
 from layerwise.execute.plan import Plan
 from layerwise.feed import scaled
-from layerwise.images import Images, open_images
+from layerwise.images import Images, open_images, untested_notes
 from layerwise.job import Job, Means, counts
 from layerwise.layers import Layer, layers
 from layerwise.listening import Several, listening
@@ -99,6 +99,7 @@ def advise(
     names = opened.class_names
     chosen = tuple(range(len(names))) if classes is None else choose_classes(classes, names)
     task = Task(opened.digest, chosen, shots, parts=replace(parts, validation=0), seed=seed)
+    notes += untested_notes(task, opened)
     means = Means(executor, workers, device, deterministic)
     asking = Asking(name, content, net, opened, task, granularity, shelf, means, listener, seed)
     for note in (*opened.notes, *notes, *asking.notes):
@@ -229,6 +230,7 @@ class Asking:
             notes=notes,
             provenance=contents(job, Plan((), (), frozenset()), [], command)["provenance"],
             learning_curve=grown.points if grown else (),
+            weights=self.source.digest,
         )  # fmt: skip
 
     def _considered(self, k: int, accuracy: float, deviation: float, chance: float) -> Considered:
