@@ -76,7 +76,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "-l", place], check=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def blobs() -> DataSet:
     """Eight easy classes of 32x32 grey images, 30 of each: a bright square whose place is the class, and noise."""
     draw = np.random.default_rng(0)
