@@ -454,12 +454,11 @@ def test_the_words_carry_the_numbers() -> None:
     rows = made_up(lambda name, n, target: made_of_two_causes(name, n, target) - wobble(target * (n + 1)) * (n > 0))
     answer, findings = words(rows, claims(made_up(made_of_two_causes)))
     assert answer == (
-        "What copying and freezing the bottom n layers changes has two causes, in points of test accuracy (in brackets "
-        "95 % intervals): at n = 1 co-adaptation 0.0 [0.0 to 0.0] and specificity −1.0 [−1.0 to −1.0]; at n = 4 "
-        "co-adaptation −2.0 [−2.0 to −2.0] and specificity −4.0 [−4.0 to −4.0]; at n = 5 co-adaptation −2.0 [−2.0 to "
-        "−2.0] and specificity −5.0 [−5.0 to −5.0]; at n = 7 co-adaptation 0.0 [0.0 to 0.0] and specificity −7.0 "
-        "[−7.0 to −7.0]. Co-adaptation would show if the task stayed the same, too, as the layers above must be "
-        "learnt again; specificity shows because the task is another. Means over 5 class splits."
+        "With the bottom 7 layers copied from a net of other classes and frozen, test accuracy changes, in points, by "
+        "−7.0 [−7.0 to −7.0] because they are specific to those classes, and by 0.0 [0.0 to 0.0] because they were "
+        "parted from the layers above them (co-adaptation: on their own classes they lose it too). With n of them: at "
+        "n = 1 −1.0 [−1.0 to −1.0] and 0.0 [0.0 to 0.0]; at n = 4 −4.0 [−4.0 to −4.0] and −2.0 [−2.0 to −2.0]; at "
+        "n = 5 −5.0 [−5.0 to −5.0] and −2.0 [−2.0 to −2.0]. Means over 5 class splits, 95 % intervals in brackets."
     )
     assert findings[0].startswith(
         "Copied from the other half and tuned, nets beat their base (contested): +3.0 points ("

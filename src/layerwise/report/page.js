@@ -16,7 +16,7 @@ function style(columns) { // of the legend; 0: all in one row
     },
     legend: {
       ...text, orient: "top", labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500, symbolSize: 80,
-      columns, titleOrient: columns ? "top" : "left", columnPadding: 14,
+      labelLimit: 240, titleLimit: 280, columns, titleOrient: columns ? "top" : "left", columnPadding: 14,
     },
   };
 }

@@ -74,6 +74,11 @@ CONTRASTS = (
     ),
 )  # fmt: skip
 CAUSES = {"co-adaptation (base - BnB)": ("base", "BnB"), "specificity (BnB - AnB)": ("BnB", "AnB")}
+WHY = {  # what a cause is in the answer
+    "specificity (BnB - AnB)": "because they are specific to those classes",
+    "co-adaptation (base - BnB)": "because they were parted from the layers above them (co-adaptation: on their own "
+    "classes they lose it too)",
+}
 
 
 @dataclass(frozen=True)
@@ -236,18 +241,20 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
     found = losses(rows)
     if found.empty:
         return "No transfer between halves was measured.", ()
-    told = []
-    for n in dict.fromkeys((found["n"].min(), *found.loc[found["n"].isin([4, 5]), "n"], found["n"].max())):
-        here = found[found["n"] == n].set_index("cause")
-        causes = [f"{cause.partition(' ')[0]} {_points(here.loc[cause])}" for cause in CAUSES if cause in here.index]
-        told.append(f"at n = {n} {' and '.join(causes)}")
+    by_n = {int(n): found[found["n"] == n].set_index("cause") for n in found["n"].unique()}
+    most = max(by_n)
+    whole = [f"by {_points(by_n[most].loc[cause])} {why}" for cause, why in WHY.items() if cause in by_n[most].index]
+    fewer = [
+        f"at n = {n} {' and '.join(_points(by_n[n].loc[cause]) for cause in WHY if cause in by_n[n].index)}"
+        for n in sorted({min(by_n), 4, 5} & by_n.keys() - {most})
+    ]
     clusters = int(found["clusters"].max())
     basis = f"{clusters} class splits" if clusters > 1 else "one class split"
+    others = f"With n of them: {'; '.join(fewer)}. " if fewer else ""
     answer = (
-        "What copying and freezing the bottom n layers changes has two causes, in points of test accuracy (in brackets "
-        f"95 % intervals): {'; '.join(told)}. Co-adaptation would show if the task stayed the same, too, as the layers "
-        f"above must be learnt again; specificity shows because the task is another. Means over {basis}"
-        f"{'.' if clusters >= FEWEST_CLUSTERS else f'; under {FEWEST_CLUSTERS} decide nothing.'}"
+        f"With the bottom {most} layers copied from a net of other classes and frozen, test accuracy changes, in "
+        f"points, {', and '.join(whole)}. {others}Means over {basis}, 95 % "
+        f"intervals in brackets{'.' if clusters >= FEWEST_CLUSTERS else f'; under {FEWEST_CLUSTERS} decide nothing.'}"
     )
     by = {claim.id: claim for claim in made}
     return answer, tuple(_said(by[name]) for name in ("Y4", "Y4 self-transfer", "Y2", "Y5", "Y6"))
