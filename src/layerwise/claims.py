@@ -26,7 +26,7 @@ FALSE_DISCOVERIES = 0.05
 
 RULES = {
     "direction": "reproduced if the 95 % interval of the contrast lies above 0, contradicted if below",
-    "absence": "reproduced if the 90 % interval lies within +-1 point, contradicted if wholly outside",
+    "absence": "reproduced if the 90 % interval lies within ±1 point, contradicted if wholly outside",
     "exact": "reproduced if the numbers are equal, else contradicted",
 }
 LEVELS = {"direction": 0.95, "absence": 0.90}
