@@ -59,7 +59,7 @@ def test_stages_share_the_steps_and_a_probe_has_five_times_its_part() -> None:
     first, second = recipes(Option(found["LP-FT"], 0.002), 160)
     assert second.steps == steps_for(160) // 2
     assert first.steps == 5 * second.steps
-    assert (first.rate, second.rate) == (RATES[-1], 0.002)
+    assert (first.rate, second.rate) == (RATES[1], 0.002)
     (probe,), (tuned,) = (recipes(Option(found[name], 0.01), 160) for name in ("linear probe", "fine-tune"))
     assert (probe.steps, tuned.steps) == (5 * steps_for(160), steps_for(160))
     assert recipes(Option(found["linear probe"], 0.01), 160, share=0.25)[0].steps == probe.steps // 4

@@ -99,7 +99,7 @@ def recipes(option: Option, examples: int, rates: tuple[float, ...] = (), share:
     """How an option is trained on so many examples; `share` of the steps where it is only tried.
 
     Stages share the steps; one in which a single layer learns has `LONGER` times its part, and where another follows
-    it the largest rate. `rates` are the multipliers per layer of a candidate that learns by gradient signal.
+    it the middle rate. `rates` are the multipliers per layer of a candidate that learns by gradient signal.
     """
     treatment, batch = option.candidate.treatment, batch_for(examples)
     steps = share * steps_for(examples) / option.candidate.stages
@@ -108,7 +108,7 @@ def recipes(option: Option, examples: int, rates: tuple[float, ...] = (), share:
     for stage, trained in enumerate(treatment.trained):
         is_probe, is_last = sum(trained) == 1, stage == option.candidate.stages - 1
         count = max(1, round(steps * (LONGER if is_probe else 1)))
-        rate = option.rate if is_last else RATES[-1]
+        rate = option.rate if is_last else RATES[1]
         found.append(Recipe(count, batch, rate, drops=FALLS, layer_rates=layer_rates))
     return tuple(found)
 
