@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.stats import multivariate_normal
 
 from layerwise.advising import belief
@@ -38,6 +38,37 @@ def residual(rows: pd.DataFrame, known: Experience, tested: int) -> Residual:
     typical = float(np.clip(accuracy.mean(), 0.05, 0.95))
     left = accuracy - expected
     return Residual(some, left - left.mean(), belief.NOISE * typical * (1 - typical) / tested)
+
+
+def lost(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of options that were trained both ways, with how much better a quarter of the steps did than all: `lost`."""
+    which = ["cell", "seed", "policy", "treatment", "rate"]
+    short, full = rows[rows["share"] < 1], rows[rows["share"] == 1]
+    both = short.merge(full[[*which, "accuracy"]], on=which, suffixes=("", "_full"), validate="one_to_one")
+    return both.assign(lost=both["accuracy"] - both["accuracy_full"])
+
+
+def shortfall(rows: pd.DataFrame, known: Experience, tested: int) -> Residual:
+    """What a quarter of the steps brought in one draw beside what was expected; of so many test images."""
+    both = lost(rows)
+    some = tuple(option(row) for row in both.to_dict("records"))
+    typical = float(np.clip(both["accuracy_full"].mean(), 0.05, 0.95))
+    noise = 2 * belief.NOISE * typical * (1 - typical) / tested
+    return Residual(some, both["lost"].to_numpy(float) - known.shortfall(some, circumstances(rows)), noise)
+
+
+def fitted_short(residuals: list[Residual]) -> dict[str, float]:
+    """SHORT of greatest likelihood."""
+
+    def surprise_of(log: float) -> float:
+        total = 0.0
+        for one in residuals:
+            covariance = np.exp(2 * log) * belief.likeness(one.options) + one.noise * np.eye(len(one.options))
+            total -= float(multivariate_normal.logpdf(one.values, cov=covariance))
+        return total
+
+    found = minimize_scalar(surprise_of, bounds=np.log([0.001, 1.0]), method="bounded")
+    return {"SHORT": float(np.exp(found.x))}
 
 
 def circumstances(rows: pd.DataFrame) -> Circumstances:

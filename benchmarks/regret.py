@@ -6,9 +6,10 @@
     python benchmarks/regret.py learn SHARED      # the experience that comes with the package, from all searches
 
 Every option (a treatment with a learning rate) is trained on the whole training set and its test accuracy kept, in a
-table for each cell under DIR/search; advice, which sees the training sets alone, under DIR/advised. What advice knows
-from other nets and data it learns, for each cell, from searches that share neither its source nor its target. What is
-stored stays. SHARED is the folder of the shared data; `--store DIR`, `--cells TEXT`, `--seeds N` say what is done.
+table for each cell under DIR/search; in some draws also after a quarter of the steps, as a race tries it. Advice, which
+sees the training sets alone, is under DIR/advised. What it knows from other nets and data it learns, for each cell,
+from searches that share neither its source nor its target. What is stored stays. SHARED is the folder of the shared
+data; `--store DIR`, `--cells TEXT`, `--seeds N` say what is done.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from believing import circumstances, fitted, residual
+from believing import circumstances, fitted, fitted_short, lost, residual, shortfall
 from cells import CELLS, CLASSES, ORIGINS, Bench, Cell, task, weights
 from scoring import DRAW, OPTION, coverage, fixed, interval, regret
 
@@ -29,6 +30,7 @@ from layerwise.advising.advise import Asking
 from layerwise.advising.candidates import RATES, Option, candidates, options, recipes
 from layerwise.advising.experience import Experience, Seen, learn
 from layerwise.advising.gradient import rates_of, relative_gradients
+from layerwise.advising.racing import SHARES
 from layerwise.data.dataset import DataSet
 from layerwise.feed import feed, scaled
 from layerwise.job import Means
@@ -42,7 +44,8 @@ from layerwise.result import restore
 from layerwise.run import Run, Weights, key
 from layerwise.tasks import Task
 
-NONE = Experience((0.0,) * 3, (1.0,) * 3, {})  # before the first search there is none
+NONE = Experience((0.0,) * 3, (1.0,) * 3, {}, {})  # before the first search there is none
+CUT_SHORT = 4  # draws of a cell in which options are trained with a quarter of the steps as well
 FREEZING = ("linear probe", "freeze 1/4", "freeze 2/4", "freeze 3/4", "fine-tune")
 FIXED = ("linear probe", "fine-tune", "LP-FT", "Auto-RGN", "scratch")
 GROUPS = {"resnet20": (1, *(2,) * 9, 1), "resnet32": (1, *(2,) * 15, 1)}  # layers a residual block; others have none
@@ -63,7 +66,7 @@ def main() -> None:
     if chosen.seeds is not None:
         cells = [replace(cell, seeds=min(chosen.seeds, cell.seeds)) for cell in cells]
     if chosen.what == "score":
-        print(scored(read(bench.store / "search", cells), read(bench.store / "advised", cells)))
+        print(scored(whole(read(bench.store / "search", cells)), read(bench.store / "advised", cells)))
         return
     if chosen.what == "learn":
         learn_from(read(bench.store / "search", cells))
@@ -80,6 +83,11 @@ def read(folder: Path, cells: list[Cell]) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(json.loads(path.read_text())) for path in there], ignore_index=True)
 
 
+def whole(searched: pd.DataFrame) -> pd.DataFrame:
+    """The rows of options that were trained with all steps."""
+    return searched[searched["share"] == 1]
+
+
 def write(folder: Path, cell: Cell, rows: list[dict[str, Any]], begun: float) -> None:
     """A cell's table."""
     folder.mkdir(exist_ok=True)
@@ -94,11 +102,17 @@ def search(bench: Bench, cell: Cell) -> None:
     data = draws[0].data
     probes = [draw.run(draw.probe) for draw in draws]
     train_all(probes, data, store=bench.store, keep=True, listener=Quiet())
-    every = [(draw, option, draw.run(option, draw.rates(bench))) for draw in draws for option in draw.options]
-    records = train_all([run for _, _, run in every], data, store=bench.store, listener=Quiet())
+    every = [
+        (draw, option, share, draw.run(option, draw.rates(bench), share))
+        for draw in draws
+        for option in draw.options
+        for share in (SHARES if draw.seed < CUT_SHORT else (1.0,))
+    ]
+    records = train_all([run for *_, run in every], data, store=bench.store, listener=Quiet())
     seen = {draw.seed: asdict(draw.asking(bench, cell).here) for draw in draws}
     rows = [
-        row(cell, draw.seed, option, run, records[key(run)].result) | seen[draw.seed] for draw, option, run in every
+        row(cell, draw.seed, option, share, run, records[key(run)].result) | seen[draw.seed]
+        for draw, option, share, run in every
     ]
     write(bench.store / "search", cell, rows, begun)
 
@@ -121,14 +135,16 @@ def learn_from(searched: pd.DataFrame) -> None:
     """Write the experience that comes with the package, and tell the constants of belief that it speaks for."""
     learnt(searched).save()
     there = set(searched["cell"])
-    residuals = []
+    residuals, lacking = [], []
     for cell in CELLS:
         others = searched[searched["cell"].isin([one.name for one in elsewhere(cell)])]
         if cell.name in there and len(others):
             known = learnt(others)
-            for _, rows in searched[searched["cell"] == cell.name].groupby("seed"):
-                residuals.append(residual(rows, known, cell.test * CLASSES))
-    print(f"constants of greatest likelihood over {len(residuals)} draws: {fitted(residuals)}")
+            for seed, rows in searched[searched["cell"] == cell.name].groupby("seed"):
+                residuals.append(residual(whole(rows), known, cell.test * CLASSES))
+                if seed < CUT_SHORT:
+                    lacking.append(shortfall(rows, known, cell.test * CLASSES))
+    print(f"constants of greatest likelihood over {len(residuals)} draws: {fitted(residuals) | fitted_short(lacking)}")
 
 
 def learnt(searched: pd.DataFrame) -> Experience:
@@ -136,7 +152,8 @@ def learnt(searched: pd.DataFrame) -> Experience:
     seen = [
         Seen(
             circumstances(rows),
-            rows.groupby(["policy", "rate"])["accuracy"].mean().to_dict(),
+            whole(rows).groupby(["policy", "rate"])["accuracy"].mean().to_dict(),
+            lost(rows).groupby(["policy", "rate"])["lost"].mean().to_dict(),
         )
         for _, rows in searched.groupby("cell", sort=False)
     ]
@@ -185,7 +202,7 @@ def by_score(asking: Asking) -> dict[str, str]:
     return found
 
 
-def row(cell: Cell, seed: int, option: Option, run: Run, result: dict[str, Any]) -> dict[str, Any]:
+def row(cell: Cell, seed: int, option: Option, share: float, run: Run, result: dict[str, Any]) -> dict[str, Any]:
     """What became of an option in one draw."""
     return {
         "cell": cell.name,
@@ -194,6 +211,7 @@ def row(cell: Cell, seed: int, option: Option, run: Run, result: dict[str, Any])
         "policy": option.candidate.policy,
         "treatment": option.candidate.treatment.expanded,
         "rate": option.rate,
+        "share": share,
         **{what: value for _, split, what, value in result["curve"] if split == "test"},
         "flops": result["train_flops"],
         "key": key(run),
@@ -238,9 +256,9 @@ class Draw:
         """The linear probe that is the head of the net whose gradients are taken."""
         return next(one for one in self.options if one.candidate.policy == "linear probe" and one.rate == RATES[1])
 
-    def run(self, option: Option, rates: tuple[float, ...] = ()) -> Run:
-        """The run that carries an option out on the whole training set."""
-        how, treatment = recipes(option, self.examples, rates), option.candidate.treatment
+    def run(self, option: Option, rates: tuple[float, ...] = (), share: float = 1.0) -> Run:
+        """The run that carries an option out on the whole training set, with all steps or with a share of them."""
+        how, treatment = recipes(option, self.examples, rates, share), option.candidate.treatment
         source = self.source if treatment.needs_source else None
         return Run(self.net, self.task, treatment, source, how, self.seed, draw=1)
 

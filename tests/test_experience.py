@@ -1,5 +1,6 @@
 """What was seen elsewhere is learnt as it was, and says of a new net and data what it should."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,16 @@ def test_what_is_not_known_counts_as_usual(truth: np.ndarray) -> None:
     usual = Circumstances(10, found.centre[1], found.centre[2])
     told = found.expected(CANONICAL, Circumstances(10)), found.expected(CANONICAL, usual)
     assert told[0] == pytest.approx(told[1])
+
+
+def test_what_is_lacking_with_few_steps_is_learnt_as_it_is(truth: np.ndarray) -> None:
+    """Not beside the others' but as such; and nothing where nothing was seen."""
+    short = dict(zip(WHICH, map(float, truth[0] - 0.2), strict=True))
+    some = [replace(seen(truth, samples, 0.5), short=short) for samples in (1, 10, 100)]
+    told = learn(some).shortfall(CANONICAL, Circumstances(10, 0.5, 0.0))
+    assert told.mean() == pytest.approx(-0.2, abs=0.02)
+    assert np.corrcoef(told, truth[0])[0, 1] > 0.9
+    assert not learn([seen(truth, 10, 0.5)]).shortfall(CANONICAL, Circumstances(10, 0.5, 0.0)).any()
 
 
 def test_it_is_read_as_it_was_written(truth: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,8 @@ def test_a_search_advice_on_its_draws_and_their_scores(
     (table,) = (tmp_path / "search").glob("*.json")
     rows = json.loads(table.read_text())
     options = {(row["treatment"], row["policy"], row["rate"]) for row in rows}
-    assert len(rows) == 2 * len(options)
+    assert len(rows) == 2 * 2 * len(options)
+    assert {row["share"] for row in rows} == {0.25, 1.0}
     assert {row["seed"] for row in rows} == {0, 1}
     assert all(0 <= row["accuracy"] <= 1 and row["flops"] > 0 for row in rows)
     (advice,) = (tmp_path / "advised").glob("*.json")
@@ -118,6 +119,7 @@ def searched(accuracies: dict[str, list[float]], cell: str = "a") -> pd.DataFram
                 "treatment": name,
                 "rate": 0.1,
                 "accuracy": one,
+                "share": 1.0,
             }
             for name, accuracy in accuracies.items()
             for seed, one in enumerate(accuracy)

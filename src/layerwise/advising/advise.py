@@ -189,7 +189,8 @@ class Asking:
         """Race, look at the layers, and conclude."""
         begun = time.perf_counter()
         race, here = self.race, self.here
-        race.expect(self.experience.expected(race.options, here), here.last)
+        known = self.experience
+        race.expect(known.expected(race.options, here), known.shortfall(race.options, here), here.last)
         if self.rehearsal.folds:
             race.spent += forward(self.source_net, self.shape, min(MOST_PROBED, race.examples))
         grown = self._grown(budget) if race.rehearsal.folds else None

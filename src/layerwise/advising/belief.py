@@ -5,9 +5,9 @@ The accuracy of an option on a fold is taken to be
     level + prior(option) + g(option) + short(option) + fold + noise
 
 in which `g` is what this net and these data make of the option, alike for options that treat layers alike at like
-rates; `short` is what a training that was cut short lacks, and is left out of what is believed; `fold` is how hard a
-fold is, and the noise is that of so many images. All are Gaussian, so the belief is one linear solution (Rasmussen and
-Williams 2006, equations 2.22 to 2.24).
+rates; `short` is what a training that was cut short lacks, more or less than was to be expected of it, and is left out
+of what is believed; `fold` is how hard a fold is, and the noise is that of so many images. All are Gaussian, so the
+belief is one linear solution (Rasmussen and Williams 2006, equations 2.22 to 2.24).
 """
 
 from collections.abc import Sequence
@@ -75,11 +75,12 @@ class Belief:
 
 @dataclass(frozen=True)
 class Model:
-    """What is assumed of these options before any is tried; `prior` is beside the level."""
+    """What is assumed of these options before any is tried."""
 
     options: tuple[Option, ...]
-    prior: Options
+    prior: Options  # beside the level
     level: float = 0.5
+    short: Options | float = 0.0  # what each gains, mostly less than nothing, where it is cut short
 
     def belief(self, trials: Sequence[Trial]) -> Belief:
         """What is believed after these trials."""
@@ -88,9 +89,8 @@ class Model:
             return Belief(mean, whole)
         at = [trial.option for trial in trials]
         gain = np.linalg.solve(self._of_trials(trials), whole[at]).T  # (options, trials)
-        seen = np.array([trial.accuracy for trial in trials]) - mean[at]
         covariance = whole - gain @ whole[at]
-        return Belief(mean + gain @ seen, (covariance + covariance.T) / 2)
+        return Belief(mean + gain @ self._seen(trials), (covariance + covariance.T) / 2)
 
     def foreseen(
         self, trials: Sequence[Trial], others: Sequence[Place]
@@ -109,14 +109,21 @@ class Model:
 
     def expected(self, trials: Sequence[Trial], other: Place) -> float:
         """The accuracy that a trial would show if it turned out as expected."""
-        at = [trial.option for trial in trials]
-        seen = np.array([trial.accuracy for trial in trials]) - (self.level + self.prior)[at]
-        shift = (
-            self._covariance([other], trials, self._typical(trials)) @ np.linalg.solve(self._of_trials(trials), seen)
-            if trials
-            else 0.0
-        )
-        return float(self.level + self.prior[other.option] + np.sum(shift))
+        shift = 0.0
+        if trials:
+            between = self._covariance([other], trials, self._typical(trials))
+            shift = float(np.sum(between @ np.linalg.solve(self._of_trials(trials), self._seen(trials))))
+        return float(self._usual([other])[0] + shift)
+
+    def _usual(self, places: Sequence[Place]) -> Float[np.ndarray, " places"]:
+        """What these trials show before any is made."""
+        at = [place.option for place in places]
+        lacking = np.broadcast_to(self.short, len(self.options))[at] * [place.share < 1 for place in places]
+        return np.asarray((self.level + self.prior)[at] + lacking)
+
+    def _seen(self, trials: Sequence[Trial]) -> Float[np.ndarray, " trials"]:
+        """How much better trials were than usual."""
+        return np.array([trial.accuracy for trial in trials]) - self._usual(trials)
 
     @cached_property
     def _likeness(self) -> Square:

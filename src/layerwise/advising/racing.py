@@ -7,15 +7,14 @@ stored, resumed, trained in fleets.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
-from layerwise.advising.belief import Belief, Model, Trial
+from layerwise.advising.belief import Belief, Model, Options, Trial
 from layerwise.advising.candidates import RATES, Option, recipes
 from layerwise.advising.cost import flops
 from layerwise.advising.gradient import rates_of, relative_gradients
@@ -53,11 +52,12 @@ class Race:
     spent: float = 0.0  # operations
 
     def __post_init__(self) -> None:
-        self.expect(np.zeros(len(self.options)))
+        self.model = Model(self.options, np.zeros(len(self.options)))
 
-    def expect(self, prior: Float[np.ndarray, " options"], level: float | None = None) -> None:
-        """Expect these accuracies beside a level, before any trial."""
-        self.model = Model(self.options, prior) if level is None else Model(self.options, prior, level)
+    def expect(self, prior: Options, short: Options, level: float | None = None) -> None:
+        """Expect these accuracies beside a level, and this of trainings that are cut short, before any trial."""
+        known = replace(self.model, prior=prior, short=short)
+        self.model = known if level is None else replace(known, level=level)
 
     @property
     def examples(self) -> int:
