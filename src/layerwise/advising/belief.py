@@ -19,13 +19,13 @@ from jaxtyping import Float
 
 from layerwise.advising.candidates import Option
 
-# Standard deviations, in accuracy.
+# Standard deviations, in accuracy. `benchmarks/regret.py learn` finds those of greatest likelihood.
 LEVEL = 0.3  # how well this net does on these data at all
-LIKE, OWN = 0.08, 0.05  # of g: what an option shares with those like it, and its own
-SHORT = 0.05
+LIKE, OWN = 0.1, 0.05  # of g: what an option shares with those like it, and its own
+SHORT = 0.18
 NOISE = 0.6  # of the binomial variance is an option's own; the rest are images that are hard for all: the fold's
-FAR = 0.35  # root of the share of layers treated otherwise over which options stop being alike
-DECADE = 0.5  # powers of ten of the learning rate over which they do
+FAR = 0.43  # root of the share of layers treated otherwise over which options stop being alike
+DECADE = 0.59  # powers of ten of the learning rate over which they do
 
 Options = Float[np.ndarray, " options"]
 Square = Float[np.ndarray, "options options"]
