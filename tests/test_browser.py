@@ -214,6 +214,7 @@ def test_a_claim_shows_its_runs_and_a_figure_its_numbers(opened: Callable[[str, 
     numbers = page.locator("#figure-0 details")
     assert numbers.locator("table").count() == 0
     numbers.locator("summary").click()
+    numbers.locator("tbody tr").first.wait_for()  # it is drawn once it is opened
     assert numbers.locator("tbody tr").count() == 12
 
 

@@ -9,11 +9,14 @@ keeps for the next task that ray gives it.
 
 import os
 import re
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import Any
 
 import torch
@@ -30,6 +33,7 @@ from layerwise.store import Store
 
 TRIES = 3  # at a unit that is lost each time
 SENT_AHEAD = 1000  # tasks that ray holds at once: more than any cluster runs, few enough to look through often
+WAKE_EVERY = 1  # seconds between two moments in which an interrupt that ray has swallowed is noticed
 LOOK_EVERY = 10  # seconds between two looks at whether somebody is left to do the work
 PATIENCE = 300  # seconds for a node to join again where none is left that could do it
 
@@ -62,11 +66,11 @@ def execute(
         return
     ray = import_ray()
     precisions = {recipe.precision for unit in plan.units for recipe in unit.runs[0].recipes}
-    with connected(ray, address, workers), _marked(setting) as mark:
+    with connected(ray, address, workers), _marked(setting) as mark, _interrupts() as check:
         nodes, notes = survey(ray, setting, precisions, mark)
         asked = {_name(unit): request(memory(unit), setting.device, nodes, _title(unit)) for unit in plan.units}
         queue = _Queue(plan, setting)
-        sender = _Sender(ray, setting, mark)
+        sender = _Sender(ray, setting, mark, check)
         try:
             while queue.pending:
                 yield from queue.orphans()
@@ -78,6 +82,35 @@ def execute(
                         notes = ()
         finally:
             sender.cancel()
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], None]]:
+    """Gives a check that raises KeyboardInterrupt once one has come: ray's own code loses some that arrive in it."""
+    came = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def check() -> None:
+        if came.is_set():
+            raise KeyboardInterrupt
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.set()
+        handler = before[signal.Signals(number)]
+        assert callable(handler)
+        handler(number, frame)
+
+    heard = [number for number, handler in before.items() if callable(handler)]
+    if threading.current_thread() is not threading.main_thread():
+        heard = []  # others are told of no signal
+    for number in heard:
+        signal.signal(number, note)
+    try:
+        yield check
+    finally:
+        for number in heard:
+            if signal.getsignal(number) is note:
+                signal.signal(number, before[number])
 
 
 @dataclass(frozen=True)
@@ -123,8 +156,8 @@ class _Queue(Queue):
 class _Sender:
     """Tasks that ray has, and their answers."""
 
-    def __init__(self, ray: Any, setting: Setting, mark: str) -> None:
-        self.ray, self.mark = ray, mark
+    def __init__(self, ray: Any, setting: Setting, mark: str, check: Callable[[], None]) -> None:
+        self.ray, self.mark, self.check = ray, mark, check
         self.setting = ray.put(setting)
         self.sent: dict[Any, tuple[Unit, Request]] = {}  # by ray's reference to the answer
         # Ray's own retries are off: a unit that is done again first asks the store what is left of it.
@@ -146,10 +179,15 @@ class _Sender:
 
     def _ended(self) -> list[Any]:
         waiting, last_seen = list(self.sent), time.monotonic()
+        last_look = last_seen
         while True:
-            ended, _ = self.ray.wait(waiting, num_returns=1, timeout=LOOK_EVERY)
+            self.check()
+            ended, _ = self.ray.wait(waiting, num_returns=1, timeout=WAKE_EVERY)
             if ended:
                 return list(self.ray.wait(waiting, num_returns=len(waiting), timeout=0)[0])
+            if time.monotonic() - last_look < LOOK_EVERY:
+                continue
+            last_look = time.monotonic()
             nodes = living(self.ray)
             if any(node.can_give(asked) for _, asked in self.sent.values() for node in nodes):
                 last_seen = time.monotonic()
