@@ -301,6 +301,24 @@ def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
     assert 0 < len(planned(runs, here.store).missing) < len(runs)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_others_swallow_is_heard(number: signal.Signals) -> None:
+    def interrupt(*_signal: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        with cluster._interrupts() as check:
+            check()
+            with suppress(KeyboardInterrupt):  # as ray's own code does now and then
+                signal.raise_signal(number)
+            with pytest.raises(KeyboardInterrupt):
+                check()
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, before)
+
+
 def test_a_store_that_fails_stops_all_with_its_message(machines: Machines, blobs: DataSet, tmp_path: Path) -> None:
     runs = grid(blobs, sources=1, recipe=LONG)
     here = setting(tmp_path / "cluster", blobs, runs, "cluster")

@@ -194,3 +194,23 @@ def test_the_constants_that_made_the_draws_surprise_least(cells: ModuleType) -> 
     least = believing.surprise(residuals, 0.1, 0.04, 0.4, 0.5)
     for other in [(0.2, 0.04, 0.4, 0.5), (0.1, 0.12, 0.4, 0.5), (0.1, 0.04, 0.8, 0.5), (0.1, 0.04, 0.4, 1.5)]:
         assert believing.surprise(residuals, *other) > least + 0.5
+
+
+def test_what_few_steps_lack_is_taken_from_draws_that_were_trained_both_ways(cells: ModuleType) -> None:
+    import believing
+
+    full = searched({"x": [0.8, 0.9, 0.7]})
+    short = searched({"x": [0.5, 0.7]}).assign(share=0.25)
+    found = believing.lost(pd.concat([full, short]))
+    assert found["lost"].tolist() == pytest.approx([-0.3, -0.2])
+
+
+def test_the_spread_of_what_few_steps_lack_is_found_again(cells: ModuleType) -> None:
+    import believing
+
+    some = options(candidates((1,) * 4))
+    for spread in (0.05, 0.2):
+        made = spread**2 * likeness(some) + 1e-4 * np.eye(len(some))
+        values = np.random.default_rng(0).multivariate_normal(np.zeros(len(some)), made, 100)
+        found = believing.fitted_short([believing.Residual(some, one, 1e-4) for one in values])
+        assert found["SHORT"] == pytest.approx(spread, rel=0.1)
