@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,11 @@ def found(net: str, blobs: DataSet, written: Callable[..., str], place: Path) ->
     return advice
 
 
-def test_advice_says_what_when_how_sure_and_at_what_cost(found: Advice, place: Path) -> None:
+def test_advice_says_what_when_how_sure_and_at_what_cost(net: str, found: Advice, place: Path) -> None:
     (note,) = running(place / "store")  # for `layerwise watch`: the last round
     assert (note.command[:17], note.ended is None) == ("layerwise.advise(", False)
     assert "ahead: " in note.said
+    assert found.weights == sha256(Path(net.partition("@")[2]).read_bytes()).hexdigest()
     best = found.recommended
     assert best.accuracy == max(one.accuracy for one in found.considered)
     assert sum(one.chance for one in found.considered) == pytest.approx(1)
