@@ -575,6 +575,12 @@ def test_names_of_classes_and_paths_are_text_in_the_report(run: Callable[..., Si
     assert run("report", f"{folder}/out").code == 0
 
 
+def test_the_package_is_the_command() -> None:
+    as_package = subprocess.run([sys.executable, "-m", "layerwise", "studies"], capture_output=True, text=True)
+    as_command = process("studies")
+    assert (as_package.returncode, as_package.stderr, as_package.stdout) == (0, "", as_command.stdout)
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     assert process("studies").returncode == 0
     found = subprocess.run(f"{COMMAND} data | true", shell=True, capture_output=True, text=True)
