@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import altair as alt
 import pandas as pd
 import pytest
 
@@ -15,7 +16,7 @@ from layerwise.comparing import compare
 from layerwise.errors import StudyError
 from layerwise.report.advice import commands, options, strip
 from layerwise.report.compare import Side, answer, both_claims, differences, paired, settings
-from layerwise.report.figures import levels
+from layerwise.report.figures import Figure, levels
 from layerwise.report.transfer_strip import strip as transfer_strip
 
 from made_up import LAYERS, made_up_advice, made_up_claims, made_up_rows
@@ -114,6 +115,29 @@ def test_figures_of_one_title_stand_side_by_side_on_one_scale() -> None:
         ]
         for scale in scales:
             assert scale["domain"] == pytest.approx([ends.min() - margin, ends.max() + margin])
+
+
+def test_the_scale_of_two_figures_has_room_for_all_that_they_draw() -> None:
+    """Single nets and a line of chance have data of their own, which the figure's table does not hold."""
+    figure = side("one").figures[0]
+    nets = pd.DataFrame({"kept": figure.table["kept"][:2], "net": [-0.5, 1.5]})
+    marks = alt.Chart(nets).mark_point().encode(x="kept:N", y=alt.Y("net:Q").scale(zero=False))
+    chance = alt.Chart(nets[:1]).mark_rule().encode(y=alt.datum(2.5))
+    fuller = replace(figure, chart=alt.layer(*figure.chart.layer, marks, chance))
+    ((left, right),) = paired([figure], [fuller])
+    assert left is not None
+    assert right is not None
+    for one in (left, right):
+        ups = [layer["encoding"]["y"] for layer in one.chart.to_dict()["layer"] if "y" in layer["encoding"]]
+        assert all(up["scale"]["domain"] == pytest.approx([-0.65, 2.65]) for up in ups if "field" in up)
+
+
+def test_a_figure_without_an_upright_axis_keeps_its_own_scale() -> None:
+    table = pd.DataFrame({"x": [0.0, 1.0], "y": [3.0, 4.0]})
+    hidden = alt.Chart(table).mark_point().encode(x="x:Q", y=alt.Y("y:Q", axis=None).scale(zero=False))
+    figure = Figure("one", "", hidden, table)
+    ((left, _),) = paired([figure], [figure])
+    assert left is figure
 
 
 def test_two_folders_are_compared_by_the_command(

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
-import pandas as pd
 
 from layerwise.report import words
 from layerwise.report.figures import Figure
@@ -177,35 +176,40 @@ def paired(one: Sequence[Figure], other: Sequence[Figure]) -> Iterator[tuple[Fig
 
 def _on_one_scale(one: Figure, other: Figure) -> tuple[Figure, Figure]:
     """With one range of upright axes that do not begin at zero, so that heights can be compared by eye."""
-    fields = {name for figure in (one, other) for layer in _told(figure.chart) for name in _heights(layer)}
-    values = [
-        figure.table[name].astype(float)
-        for figure in (one, other)
-        for name in sorted(fields)
-        if name in figure.table and pd.api.types.is_numeric_dtype(figure.table[name])
-    ]
-    ends = pd.concat(values).dropna() if values else pd.Series(dtype=float)
-    if ends.empty:
+    ups = [_up(figure.chart) for figure in (one, other)]
+    ends = [value for up in ups if up for value in up.values]
+    if not ends:
         return one, other
-    margin = 0.05 * float(ends.max() - ends.min())
-    domain = [float(ends.min()) - margin, float(ends.max()) + margin]
+    margin = 0.05 * (max(ends) - min(ends))
+    domain = [min(ends) - margin, max(ends) + margin]
     return _scaled(one, domain), _scaled(other, domain)
 
 
-def _told(chart: Any) -> list[dict[str, Any]]:
-    """The layers of a picture as Vega-Lite has them; of pictures of several parts none."""
+@dataclass(frozen=True)
+class _Up:
+    """The upright axis that all layers of a picture share: which layers are drawn on it, and what they draw."""
+
+    layers: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+def _up(chart: Any) -> _Up | None:
+    """The upright axis in numbers; none where it begins at zero or is not shown, or the picture has several parts."""
     with alt.data_transformers.enable("default", max_rows=None):
         spec: dict[str, Any] = chart.to_dict()
-    return list(spec.get("layer", [spec] if "encoding" in spec else []))
-
-
-def _heights(layer: Mapping[str, Any]) -> list[str]:
-    """Fields of an upright axis that does not begin at zero."""
-    encoding = layer.get("encoding", {})
-    up = encoding.get("y", {})
-    if up.get("type") != "quantitative" or (up.get("scale") or {}).get("zero") is not False:
-        return []
-    return [axis["field"] for axis in (up, encoding.get("y2", {})) if "field" in axis]
+    layers = list(spec.get("layer", [spec] if "encoding" in spec else []))
+    ups = {k: up for k, layer in enumerate(layers) if "type" in (up := layer.get("encoding", {}).get("y", {}))}
+    if any(up["type"] != "quantitative" or up.get("axis", "") is None for up in ups.values()):
+        return None
+    if all((up.get("scale") or {}).get("zero") is not False for up in ups.values()):
+        return None
+    values: list[float] = []
+    for layer in layers:
+        rows = spec.get("datasets", {}).get(layer.get("data", spec.get("data", {})).get("name"), [])
+        for axis in (layer.get("encoding", {}).get(end, {}) for end in ("y", "y2")):
+            drawn = [axis["datum"]] if "datum" in axis else [row.get(axis.get("field")) for row in rows]
+            values += [float(value) for value in drawn if value is not None]
+    return _Up(tuple(ups), tuple(values))
 
 
 def _scaled(figure: Figure, domain: list[float]) -> Figure:
@@ -213,9 +217,9 @@ def _scaled(figure: Figure, domain: list[float]) -> Figure:
     chart: Any = figure.chart
     chart = chart.copy(deep=True)
     layers = list(chart.layer) if isinstance(chart, alt.LayerChart) else [chart]
-    for layer, told in zip(layers, _told(figure.chart), strict=True):
-        if told.get("encoding", {}).get("y", {}).get("type") == "quantitative":
-            layer.encoding.y = layer.encoding.y.scale(domain=domain, zero=False, nice=False)
+    up = _up(figure.chart)
+    for k in up.layers if up else ():
+        layers[k].encoding.y = layers[k].encoding.y.scale(domain=domain, zero=False, nice=False)
     return replace(figure, chart=chart)
 
 
