@@ -85,7 +85,7 @@ def made_up_report(rows: pd.DataFrame, text: str = "plain") -> Report:
     names = list(LAYERS)
     figures = (replace(levels(rows, layers=names), claims=("T1",)), levels(rows, 10, names), learning(rows, 10, names),
                gap(rows, names))  # fmt: skip
-    provenance = {"command": f"layerwise study gutstein {text}", "versions": {"torch": "2.6", text: text},
+    provenance = {"command": f"layerwise study gutstein {text} --out KEYS", "versions": {"torch": "2.6", text: text},
                   "seeds": [0, 1],
                   "data": {"name": text, "digest": "ab12", "notes": [text, {"deep": text}]}}  # fmt: skip
     claims = [{**claim, "statement": claim["statement"] + text} for claim in made_up_claims()]

@@ -211,6 +211,7 @@ def test_a_claim_shows_its_runs_and_a_figure_its_numbers(opened: Callable[[str, 
     told = page.locator("#run").inner_text()
     assert "layerwise runs show n0-1-0-0" in told
     assert "layerwise study gutstein" in told
+    assert "--out KEYS" in told
     numbers = page.locator("#figure-0 details")
     assert numbers.locator("table").count() == 0
     numbers.locator("summary").click()

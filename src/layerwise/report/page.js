@@ -164,8 +164,8 @@ class Grid {
   tell(row) { // all of one run, and the commands that show and make it
     const values = this.table.columns.flatMap((column, i) => [
       make("dt", { textContent: column.title }), make("dd", { textContent: shown(row[i], column.kind) })]);
-    const commands = Object.entries(report.commands).flatMap(([what, text]) => [
-      make("p", { className: "fine", textContent: what }), commandBox(text.replaceAll("KEY", row[0]))]);
+    const commands = Object.entries(report.commands).flatMap(([what, parts]) => [
+      make("p", { className: "fine", textContent: what }), commandBox(parts.join(row[0]))]);
     this.panel.replaceChildren(make("h3", { textContent: "Run " + row[0] }), make("dl", {}, ...values), ...commands);
     this.panel.hidden = false;
     this.panel.focus();

@@ -29,20 +29,20 @@ def render(
     figures: Sequence[Figure],
     tables: Mapping[str, dict[str, Any]],
     claims: Mapping[str, Sequence[str]] | None = None,
-    commands: Mapping[str, str] | None = None,
+    commands: Mapping[str, Sequence[str]] | None = None,
     **words_and_numbers: Any,
 ) -> str:
     """The whole page as text: a template's sections, these figures and tables, and what else the template names.
 
     `tables` are as `table_json` gives them; `claims` are the run keys of each claim, `commands` those that show
-    and make a run, by what they do, with KEY in the place of its key.
+    and make a run, by what they do: the parts between which its key stands, or the one part of those without it.
     """
     numbers = {f"figure-{i}": table_json(figure.table) for i, figure in enumerate(figures)}
     data = {
         "charts": [spec(figure.chart) for figure in figures],
         "tables": {**numbers, **tables},
         "claims": {name: list(keys) for name, keys in (claims or {}).items()},
-        "commands": dict(commands or {}),
+        "commands": {what: list(parts) for what, parts in (commands or {}).items()},
     }
     scripts = [_inline(vega()), _inline(_part("page.js"))]
     return _environment().get_template(template).render(

@@ -106,15 +106,14 @@ def render_study(report: Report) -> str:
     )  # fmt: skip
 
 
-def run_commands(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """What can be done with a run, and the command that does it; KEY stands for the run's key."""
-    show = ["layerwise", "runs", "show", "KEY"]
-    if "store" in provenance:
-        show += ["--store", provenance["store"]]
-    found = {"Show all that is known of it, its recipe and learning curve too:": shlex.join(show)}
-    if provenance.get("command"):
-        found["Train it, with what else of its study is not stored:"] = provenance["command"]
-    return found
+def run_commands(provenance: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What can be done with a run, and the command that does it: the parts between which the run's key stands."""
+    after = f" --store {shlex.quote(provenance['store'])}" if "store" in provenance else ""
+    train = (provenance["command"],) if provenance.get("command") else ()
+    return {
+        "Show all that is known of it, its recipe and learning curve too:": ("layerwise runs show ", after),
+        **({"Train it, with what else of its study is not stored:": train} if train else {}),
+    }
 
 
 def verdict_words(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
