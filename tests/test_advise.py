@@ -16,8 +16,8 @@ import layerwise
 from layerwise import cli
 from layerwise.adapting.adapt import adapt
 from layerwise.advising.advice import Advice, Considered, load_advice
-from layerwise.advising.advise import Asking, advise
-from layerwise.advising.candidates import RATES
+from layerwise.advising.advise import advise
+from layerwise.advising.candidates import RATES, Candidate, Option, options
 from layerwise.advising.labels import curve, sizes
 from layerwise.advising.reasons import reasons
 from layerwise.data import open_data
@@ -27,9 +27,7 @@ from layerwise.nets import build
 from layerwise.nets.weights import wants_colour
 from layerwise.probes.folds import Accuracy
 from layerwise.probes.linear import LinearProbe
-from layerwise.run import Run, key
 from layerwise.running import running
-from layerwise.store import Record
 
 QUICK: dict[str, Any] = {"quiet": True, "executor": "serial", "budget": 0.08}
 
@@ -138,20 +136,32 @@ def test_adapt_does_what_was_advised(
 def test_an_option_that_diverges_loses_and_harms_no_other(
     net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs with the largest rate have no record, as where their loss is no number."""
-    train = Asking._train
-
-    def diverging(self: Asking, runs: Sequence[Run], keep: bool) -> dict[str, Record]:
-        whole = {key(run) for run in runs if run.recipes[-1].rate < RATES[-1]}
-        return {name: record for name, record in train(self, runs, keep).items() if name in whole}
-
-    monkeypatch.setattr(Asking, "_train", diverging)
+    """Those that have the largest rate have one at which every loss becomes infinite."""
+    monkeypatch.setattr("layerwise.advising.advise.options", with_an_absurd_rate)
     advice = advise(net, written(blobs, 12), store=tmp_path / "store", **QUICK)
     assert advice is not None
-    (lost,) = (one for one in advice.considered if one.policy == "linear probe" and one.rate == RATES[-1])
+    (lost,) = (one for one in advice.considered if one.policy == "linear probe" and one.rate == ABSURD)
     assert lost.trials == 5
     assert lost.accuracy < 0.5 < advice.recommended.accuracy
-    assert advice.recommended.rate < RATES[-1]
+    assert advice.recommended.rate < ABSURD
+
+
+ABSURD = 3e38  # weights overflow
+
+
+def with_an_absurd_rate(found: Sequence[Candidate]) -> tuple[Option, ...]:
+    return tuple(replace(one, rate=ABSURD) if one.rate == RATES[-1] else one for one in options(found))
+
+
+def test_a_trial_that_failed_is_not_taken_for_one_that_was_bad(
+    net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("layerwise.execute.work._train_one", failing)
+    with pytest.raises(StudyError, match="there was not enough memory for it"):
+        advise(net, written(blobs, 12), store=tmp_path / "store", **QUICK)
 
 
 def test_one_image_a_class_is_told_and_nothing_is_tried(

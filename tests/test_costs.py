@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from layerwise.advising.cost import flops as option_flops
 from layerwise.costs import layer_parameters, parameters_trained, step_flops, train_flops
 from layerwise.nets import NETS, Architecture
-from layerwise.run import Recipe, Run
+from layerwise.run import Recipe, Run, Weights
 from layerwise.tasks import Task
 from layerwise.treatment import Treatment
 
@@ -75,15 +76,23 @@ def test_lenet5_forward_by_hand() -> None:
     assert step_flops("lenet5", (1, 32, 32), 20, (False,) * 6, 1) == 2 * macs
 
 
+ROWS, WIDTH = 8, 4  # of what attention sees
+ATTENTION = 4 * ROWS * WIDTH * WIDTH + 2 * ROWS * ROWS * WIDTH  # q, k, v, out; scores and their product with v
+
+
 def test_frozen_attention_costs_its_forward_pass_too() -> None:
     """PyTorch's fast path, which frozen attention takes, is not seen by PyTorch's own counter."""
-    rows, width = 8, 4
-    attention = 4 * rows * width * width + 2 * rows * rows * width  # q, k, v, out; scores and their product with v
-    head = width * 10
+    rows, width, attention, head = ROWS, WIDTH, ATTENTION, WIDTH * 10
     assert flops("CostedAttention", (False, False)) == 2 * BATCH * (attention + head)
     assert flops("CostedAttention", (False, True)) == 2 * BATCH * (attention + 2 * head)
     backward = attention + rows * width * width + 2 * rows * rows * width  # weights; what goes back into out and scores
     assert flops("CostedAttention", (True, True)) == 2 * BATCH * (attention + head + backward + 2 * head)
+
+
+def test_frozen_attention_that_is_computed_once_is_paid_for_once() -> None:
+    task, how = Task("data", tuple(range(10))), (Recipe(steps=3, batch_size=BATCH),)
+    probe = Run("CostedAttention", task, Treatment.parse("FR"), Weights("0" * 64), how)
+    assert option_flops(probe, (2, 4, 4), 50) == 50 * 2 * ATTENTION + 3 * BATCH * 2 * (2 * WIDTH * 10)
 
 
 def test_a_run_costs_its_steps() -> None:

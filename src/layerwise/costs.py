@@ -1,6 +1,7 @@
 """What training costs in arithmetic: floating-point operations, counted on the real net."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,21 +25,29 @@ def step_flops(net: str, shape: tuple[int, int, int], outputs: int, trained: tup
     images = torch.zeros(batch, *shape)
     found = layers(built, images[:1])
     built.eval()
-    with sdpa_kernel(SDPBackend.MATH):  # PyTorch's counter does not see attention's fast paths
-        forward = counted(lambda: built(images))  # ... nor that of frozen attention, hence before anything is frozen
-        if not any(trained):
-            return forward
-        for layer, on in zip(found, trained, strict=True):
-            for name in layer.parameters:
-                built.get_parameter(name).requires_grad_(on)
-        return forward + counted(built(images).sum().backward)
+    for layer, on in zip(found, trained, strict=True):
+        for name in layer.parameters:
+            built.get_parameter(name).requires_grad_(on)
+    return counted(lambda: built(images).sum().backward() if any(trained) else built(images))
 
 
 def counted(compute: Callable[[], object]) -> int:
     """Operations of a computation, as PyTorch counts them."""
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         compute()
     return int(counter.get_total_flops())
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """PyTorch's counter, and none of the fast paths of attention, which it does not see."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def train_flops(run: Run, shape: tuple[int, int, int], steps: Sequence[int] = ()) -> int:
@@ -69,7 +78,7 @@ def layer_costs(
     """
     built, image = build(net, shape, outputs, seed=0).eval(), torch.zeros(1, *shape)
     found = layers(built, image, granularity)
-    with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), counting() as counter:
         built(image)
     counts = {name: sum(kinds.values()) for name, kinds in counter.get_flop_counts().items()}
     root = type(built).__name__

@@ -121,6 +121,7 @@ class Job:
     kept: frozenset[str] = frozenset()  # keys of runs whose weights are kept, beside those of sources
     records: dict[str, Record] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    diverged: dict[str, str] = field(default_factory=dict)  # of the failures, by key, those whose loss was no number
     forecast: Forecast = field(default_factory=lambda: Forecast({}, {}, 0.0, 0, 0))
     stored_before: int = 0
     seconds: float = 0.0
@@ -164,6 +165,7 @@ class Job:
         try:
             for _ in range(ATTEMPTS):
                 self.failures.clear()
+                self.diverged.clear()
                 self._execute(made)
                 if not self._collect(made):
                     break
@@ -214,6 +216,8 @@ class Job:
                 self.listener.ended(outcome)
                 if not outcome.is_stored:
                     self.failures.append(outcome.message)
+                if outcome.state == "diverged":
+                    self.diverged[outcome.key] = outcome.message
         finally:
             self.listener.close()
 

@@ -13,12 +13,12 @@ from scipy import stats
 
 from layerwise.advising.advice import Advice, Considered, Labels
 from layerwise.advising.candidates import candidates, options, recipes
-from layerwise.advising.cost import forward
 from layerwise.advising.experience import Circumstances, Experience, experience
 from layerwise.advising.labels import Curve, curve, sizes
 from layerwise.advising.racing import Race, last
 from layerwise.advising.reasons import Reason, reasons
 from layerwise.advising.rehearsal import FOLD, Rehearsal, rehearsal
+from layerwise.costs import counted
 from layerwise.data.dataset import DataSet, save, shape_of
 from layerwise.errors import RepresentationError, StudyError
 from layerwise.execute.plan import Plan
@@ -188,11 +188,10 @@ class Asking:
     def advice(self, budget: float, notes: tuple[str, ...], command: str) -> Advice:
         """Race, look at the layers, and conclude."""
         begun = time.perf_counter()
-        race, here = self.race, self.here
-        known = self.experience
+        race, known = self.race, self.experience
+        race.spent += counted(lambda: self.probed)
+        here = self.here
         race.expect(known.expected(race.options, here), known.shortfall(race.options, here), here.last)
-        if self.rehearsal.folds:
-            race.spent += forward(self.source_net, self.shape, min(MOST_PROBED, race.examples))
         grown = self._grown(budget) if race.rehearsal.folds else None
         race.go(budget, self._told)
         why = self._why()
@@ -342,8 +341,9 @@ class Asking:
     def _train(self, runs: Sequence[Run], keep: bool) -> dict[str, Record]:
         job = self._job(runs, self.rehearsal.data, self.listener.aside, keep=keep)
         job.complete()
-        if job.failures and not job.records:
-            raise StudyError(job.failures[0])
+        told = [message for message in job.failures if message not in job.diverged.values()]
+        if told:
+            raise StudyError(told[0])
         return job.records
 
     def _job(self, runs: Sequence[Run], data: DataSet, listener: Quiet, *, keep: bool = False) -> Job:

@@ -1,13 +1,11 @@
 """What an option costs in arithmetic, its frozen layers computed once and no more, as the engine trains it."""
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
 
 from layerwise.costs import counted
-from layerwise.layers import in_eval, layers
+from layerwise.layers import layers
 from layerwise.nets import build
 from layerwise.prefix import frozen_depth, split
 from layerwise.run import Run
@@ -25,12 +23,6 @@ def flops(run: Run, shape: Shape, examples: int) -> int:
     return total
 
 
-def forward(net: nn.Module, shape: Shape, examples: int) -> int:
-    """Operations of one pass over so many examples."""
-    with in_eval(net), torch.no_grad():
-        return counted(lambda: net(torch.zeros(1, *shape))) * examples
-
-
 @lru_cache(maxsize=4096)
 def _image(net: str, shape: Shape, outputs: int, trained: tuple[bool, ...], depth: int) -> tuple[int, int]:
     """Operations for one image: of the layers that are computed once, and of one step through the others."""
@@ -43,11 +35,5 @@ def _image(net: str, shape: Shape, outputs: int, trained: tuple[bool, ...], dept
     _, first, rest = split(built, found, depth)
     once = counted(lambda: first(image))
     features = first(image).detach()
-    forward = counted(lambda: rest(features))
-    backward = counted(_backward(rest, features)) if any(trained) else 0
-    return once, forward + backward
-
-
-def _backward(rest: nn.Module, features: Tensor) -> Callable[[], object]:
-    """The backward pass of a forward pass that is not counted."""
-    return rest(features).sum().backward
+    learning = any(trained)
+    return once, counted(lambda: rest(features).sum().backward() if learning else rest(features))
