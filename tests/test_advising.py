@@ -14,7 +14,7 @@ from layerwise.advising.candidates import RATES, Candidate, Option, candidates, 
 from layerwise.advising.cost import flops
 from layerwise.advising.gradient import rates_of, relative_gradients
 from layerwise.advising.race import Possible, gains_of, next_trials
-from layerwise.advising.rehearsal import FOLD, rehearsal
+from layerwise.advising.rehearsal import ALWAYS, FOLD, GROUP, rehearsal
 from layerwise.data.dataset import COPIES, DataSet, make
 from layerwise.errors import LayersError
 from layerwise.feed import Feed, Part
@@ -110,11 +110,30 @@ def test_copies_of_one_picture_are_in_one_fold(blobs: DataSet) -> None:
     assert len(there.folds) == 5
 
 
-def test_a_class_of_one_group_cannot_be_folded(blobs: DataSet) -> None:
-    """Whoever holds the group out has nothing to learn the class from."""
-    hands = np.where(blobs.labels == 0, 0, 1 + np.arange(len(blobs.labels)) % 5)
+def test_a_class_of_one_group_is_always_learnt(blobs: DataSet) -> None:
+    """Whoever holds the group out has nothing to learn the class from; what else the group has stays with it."""
+    hands = np.where(blobs.labels == 0, 0, np.arange(len(blobs.labels)) % 5)
     data = make("one hand", blobs.images, blobs.labels, blobs.class_names, {"hand": hands})
-    assert rehearsal(data, Task(data.digest, (0, 1), parts=Parts("random", 5, groups=("hand",)))).folds == ()
+    there = rehearsal(data, Task(data.digest, (0, 1, 2), parts=Parts("random", 5, groups=("hand",))))
+    assert there.never_held_out == (blobs.class_names[0],)
+    assert len(there.folds) == 3  # of five groups, one is tested on and one is never held out
+    hand = hands[np.isin(data.labels, (0, 1, 2))]
+    assert set(hand.tolist()) == set(range(5))
+    groups, fold = there.data.columns[GROUP], there.data.columns[FOLD]
+    assert set(fold[groups == groups[there.data.labels == 0][0]].tolist()) == {ALWAYS}
+    assert all(len(set(fold[groups == group].tolist())) == 1 for group in set(groups.tolist()))
+
+
+def test_a_class_of_one_image_is_always_learnt_and_hinders_no_fold(blobs: DataSet) -> None:
+    """The others are held out as ever: what they are rare in is not what is looked at."""
+    rows = np.concatenate([np.flatnonzero(blobs.labels == label)[:count] for label, count in ((0, 1), (1, 2), (2, 20))])
+    data = make("rare", blobs.images[rows], blobs.labels[rows], blobs.class_names, {})
+    there = rehearsal(data, Task(data.digest, (0, 1, 2), parts=Parts("random", 0)))
+    assert there.never_held_out == (blobs.class_names[0],)
+    assert len(there.folds) == 5
+    for number in range(5):
+        learnt = there.data.labels[there.data.columns[FOLD] != number]
+        assert set(learnt.tolist()) == {0, 1, 2}
 
 
 def test_a_validation_part_is_the_one_fold(blobs: DataSet) -> None:

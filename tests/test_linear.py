@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,19 @@ def by_scikit_learn(features: Tensor, labels: Tensor, train: Tensor, penalty: fl
     model = LogisticRegression(C=1 / (len(train) * penalty), tol=1e-10, max_iter=10_000)
     model.fit(scaler.transform(features[train].numpy()), labels[train].numpy())
     return np.asarray(model.predict(scaler.transform(features.numpy())))
+
+
+def test_a_group_is_in_one_fold() -> None:
+    """Five persons a class: whoever is tested on is not learnt from."""
+    layer, labels = drawn(0, [25, 25], 4)
+    groups = torch.arange(50) // 5
+    tests = stratified(classes_of(labels, 1), 5, 0, groups=groups)
+    assert sorted(torch.cat(tests).tolist()) == list(range(50))
+    assert not any(set(groups[one].tolist()) & set(groups[other].tolist()) for one, other in combinations(tests, 2))
+    apart, together = (linear_probes({"a": layer}, labels, groups=of)["a"] for of in (None, groups))
+    assert apart != together
+    with pytest.raises(RepresentationError, match="5 folds are not possible: there are 2 groups"):
+        linear_probes({"a": layer}, labels, groups=labels)
 
 
 def test_nested_choice_is_that_of_a_plain_loop() -> None:

@@ -17,13 +17,13 @@ from layerwise.advising.experience import Circumstances, Experience, experience
 from layerwise.advising.labels import Curve, curve, sizes
 from layerwise.advising.racing import Race, last
 from layerwise.advising.reasons import Reason, reasons
-from layerwise.advising.rehearsal import FOLD, Rehearsal, rehearsal
+from layerwise.advising.rehearsal import FOLD, FOLDS, GROUP, Rehearsal, rehearsal
 from layerwise.costs import counted
 from layerwise.data.dataset import DataSet, save, shape_of
 from layerwise.errors import RepresentationError, StudyError
 from layerwise.execute.plan import Plan
 from layerwise.feed import scaled
-from layerwise.images import Images, open_images, untested_notes
+from layerwise.images import SHOWN, Images, open_images, untested_notes
 from layerwise.job import Job, Means, counts
 from layerwise.layers import Layer, layers
 from layerwise.listening import Several, listening
@@ -46,6 +46,7 @@ SAME = {  # options that adapt must be given too, and what they are where they a
     "groups": None, "hold_out": None, "share": 0.2, "seed": 0, "store": "layerwise-store",
 }  # fmt: skip
 MOST_PROBED = 2_000  # images whose features are looked at
+FEWEST_PROBED = 3  # images of a class, without which it is left out of that
 
 
 def advise(
@@ -148,10 +149,16 @@ class Asking:
     @property
     def notes(self) -> list[str]:
         """What is to be said of the data before anything is trained."""
-        if self.rehearsal.folds:
-            return []
+        without, names = self.rehearsal.never_held_out, self.rehearsal.data.class_names
         one = "image, or one group of them," if self.task.parts.groups else "image"
-        return [f"a class has one {one} to train on: nothing can be tried, and a linear probe is advised unseen"]
+        if not self.rehearsal.folds:
+            return [f"no class has more than one {one} to train on: nothing can be tried, and what is advised did best "
+                    "on other nets and data"]  # fmt: skip
+        if not without:
+            return []
+        told = ", ".join(without[:SHOWN]) + ", ..." * (len(without) > SHOWN)
+        return [f"{len(without)} of {len(names)} classes have one {one} to train on ({told}): they are always learnt, "
+                "and nothing that is tried tells how well they are predicted"]  # fmt: skip
 
     @cached_property
     def place(self) -> Path:
@@ -189,9 +196,12 @@ class Asking:
         """Race, look at the layers, and conclude."""
         begun = time.perf_counter()
         race, known = self.race, self.experience
-        race.spent += counted(lambda: self.probed)
+        if self.rehearsal.folds:
+            race.spent += counted(lambda: self.probed)
         here = self.here
         race.expect(known.expected(race.options, here), known.shortfall(race.options, here), here.last)
+        if self.rehearsal.folds:
+            race.find_rates()
         grown = self._grown(budget) if race.rehearsal.folds else None
         race.go(budget, self._told)
         why = self._why()
@@ -274,14 +284,21 @@ class Asking:
         if not self.rehearsal.folds:
             return dict.fromkeys(names)
         there = self.rehearsal.data
-        some = np.random.default_rng(self.seed).permutation(len(there.labels))[:MOST_PROBED]
+        often = np.bincount(there.labels)[there.labels] >= FEWEST_PROBED
+        some = np.random.default_rng(self.seed).permutation(np.flatnonzero(often))[:MOST_PROBED]
         images, labels = there.images[np.sort(some)], torch.from_numpy(there.labels[np.sort(some)])
+        groups = there.columns.get(GROUP)
         self.listener.say(f"Looking at {len(names)} layers")
         seen = activations(self.source_net, scaled(images, architecture(self.net)), found=self.source_layers)
         try:
-            found = linear_probes({name: seen[name] for name in names if name in seen}, labels)
+            found = linear_probes(
+                {name: seen[name] for name in names if name in seen},
+                labels,
+                folds=int(np.clip(np.unique(labels, return_counts=True)[1].min(), FEWEST_PROBED, FOLDS)),
+                groups=None if groups is None else torch.from_numpy(groups[np.sort(some)]),
+            )
         except RepresentationError:
-            found = {}  # too few images of a class: nothing can be said of any layer
+            found = {}  # too few images or groups of a class: nothing can be said of any layer
         return {name: one if isinstance(one := found.get(name), LinearProbe) else None for name in names}
 
     @property

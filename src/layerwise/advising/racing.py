@@ -20,6 +20,7 @@ from layerwise.advising.cost import flops
 from layerwise.advising.gradient import rates_of, relative_gradients
 from layerwise.advising.race import Possible, next_trials
 from layerwise.advising.rehearsal import Rehearsal
+from layerwise.costs import counted
 from layerwise.data.dataset import shape_of
 from layerwise.feed import feed
 from layerwise.layers import layers
@@ -50,6 +51,7 @@ class Race:
     model: Model = field(init=False)  # what is assumed of the options, and whatever was expected of them
     trials: list[Trial] = field(default_factory=list)
     spent: float = 0.0  # operations
+    rates: tuple[float, ...] = ()  # per layer by gradient signal, of what is advised; see `find_rates`
 
     def __post_init__(self) -> None:
         self.model = Model(self.options, np.zeros(len(self.options)))
@@ -128,17 +130,33 @@ class Race:
         return next(one for one in self.options if one.candidate.policy == PROBE and one.rate == RATES[1])
 
     @cached_property
-    def rates(self) -> tuple[float, ...]:
-        """Rates per layer by gradient signal, of the first fold's linear probe; one pass over the images."""
-        task = self.rehearsal.held_out(self.rehearsal.folds[0])
+    def tried_rates(self) -> tuple[float, ...]:
+        """Rates per layer by gradient signal that options are tried with: of the first fold's linear probe."""
+        return self._rates(self.rehearsal.held_out(self.rehearsal.folds[0]))
+
+    def find_rates(self) -> None:
+        """Those of a linear probe of all training images, which is trained for them, for the recipe to advise."""
+        probe = self.run(self.middle_probe, self.rehearsal.whole)
+        self.train([probe], True)
+        self.spent += self.flops(probe)
+        self.rates = self._rates(self.rehearsal.whole)
+
+    def _rates(self, task: Task) -> tuple[float, ...]:
+        """By the gradient with a trained linear probe for a head; none, so all layers alike, where that diverged."""
+        probe = key(self.run(self.middle_probe, task))
+        if not self.store.has(probe, weights=True):
+            return ()
         net = build(self.net, self.shape, task.outputs, 0)
-        net.load_state_dict(restore(self.store, key(self.run(self.middle_probe, task))).weights)
+        net.load_state_dict(restore(self.store, probe).weights)
         found = layers(net, torch.zeros(1, *self.shape))
-        return rates_of(relative_gradients(net, found, feed(task, self.rehearsal.data, self.net)))
+        ratios: list[tuple[float, ...]] = []
+        fed = feed(task, self.rehearsal.data, self.net)
+        self.spent += counted(lambda: ratios.append(relative_gradients(net, found, fed)))
+        return rates_of(ratios[0])
 
     def _tried(self, one: Possible) -> Run:
         option = self.options[one.option]
-        rates = self.rates if option.candidate.by_gradient else ()
+        rates = self.tried_rates if option.candidate.by_gradient else ()
         return self.run(option, self.rehearsal.held_out(one.fold), one.share, rates)
 
     def _possible(self, option: int, fold: str, share: float) -> Possible:

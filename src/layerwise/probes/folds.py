@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from scipy import stats
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
 from layerwise.errors import RepresentationError
@@ -101,10 +101,13 @@ def constant_units(features: Float[Tensor, "examples units"]) -> Bool[Tensor, " 
     return highest - lowest <= ROUNDING * torch.finfo(features.dtype).eps * size
 
 
-def stratified(classes: Classes, folds: int, seed: int, fewest: int = 2) -> list[Int64[Tensor, "_"]]:
-    """The rows of each fold: every example in one fold, every class spread evenly over them.
+def stratified(
+    classes: Classes, folds: int, seed: int, fewest: int = 2, groups: Tensor | None = None
+) -> list[Int64[Tensor, "_"]]:
+    """The rows of each fold: every example in one fold, every class spread evenly over them, as far as groups let it.
 
-    Raises RepresentationError where a class has fewer examples than there are folds, and under `fewest` folds.
+    Raises RepresentationError where a class has fewer examples than there are folds, where there are fewer groups, and
+    under `fewest` folds.
     """
     rarest = int(classes.counts.argmin())
     if not fewest <= folds <= int(classes.counts[rarest]):
@@ -112,9 +115,12 @@ def stratified(classes: Classes, folds: int, seed: int, fewest: int = 2) -> list
             f"{folds} folds are not possible: there must be {fewest} or more, and of class {classes.labels[rarest]} "
             f"there are {int(classes.counts[rarest])} examples, one for each fold at most"
         )
-    dealt = StratifiedKFold(folds, shuffle=True, random_state=seed_of("probe folds", seed) % 2**32)
-    of = classes.of.cpu().numpy()
-    return [torch.from_numpy(test).to(classes.of.device) for _, test in dealt.split(np.zeros(len(of)), of)]
+    of, together = classes.of.cpu().numpy(), None if groups is None else groups.cpu().numpy()
+    if together is not None and len(np.unique(together)) < folds:
+        raise RepresentationError(f"{folds} folds are not possible: there are {len(np.unique(together))} groups")
+    kind = StratifiedKFold if together is None else StratifiedGroupKFold
+    dealt = kind(folds, shuffle=True, random_state=seed_of("probe folds", seed) % 2**32)
+    return [torch.from_numpy(test).to(classes.of.device) for _, test in dealt.split(np.zeros(len(of)), of, together)]
 
 
 def accuracy(

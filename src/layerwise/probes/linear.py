@@ -59,18 +59,20 @@ def linear_probes(
     folds: int = FOLDS,
     penalties: Sequence[float] = PENALTIES,
     seed: int = 0,
+    groups: Int[Tensor, " examples"] | None = None,
     budget: int = BUDGET,
     progress: Progress | None = None,
 ) -> Found:
     """Nested cross-validated accuracy of a linear probe on every layer, with its interval over folds.
 
-    Folds are stratified, drawn from the seed, and the same for all layers. Equal choices go to the larger penalty. A
+    Folds are stratified, drawn from the seed, and the same for all layers; examples of one group (a person, a scene)
+    are in one fold. Equal choices go to the larger penalty. A
     layer that cannot be probed, or one of whose fits did not arrive at its minimum, has the error in its place.
     `budget` is the memory in bytes that fits under way may take; `progress` is told the fits done and wanted.
     Raises RepresentationError where labels, folds or penalties would do for no layer.
     """
     classes = classes_of(labels, fewest=1)
-    tests = stratified(classes, folds, seed, fewest=3)
+    tests = stratified(classes, folds, seed, fewest=3, groups=groups)
     probing = _Probing(layers, classes, tests, _falling(penalties), budget, progress)
     probing.wanted = len(probing.layers()) * (len(tests) * (len(tests) - 1) // 2 + len(tests))
     chosen = _choices(probing)
