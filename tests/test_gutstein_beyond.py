@@ -29,11 +29,13 @@ def sixty_two() -> DataSet:
     return data_like(62, 450)
 
 
-def made_up(made: Design, accuracy: Callable[[Run], float]) -> pd.DataFrame:
-    """The rows of a study whose nets have these accuracies; nothing is trained."""
+def made_up(
+    made: Design, accuracy: Callable[[Run], float], steps: Callable[[Run], int] = lambda run: 640
+) -> pd.DataFrame:
+    """The rows of a study whose nets have these accuracies after so many steps; nothing is trained."""
     results: dict[str, Result] = {}
     for run in runs(made):
-        curve = tuple((640, split, "accuracy", accuracy(run)) for split in ("train", "test"))
+        curve = tuple((steps(run), split, "accuracy", accuracy(run)) for split in ("train", "test"))
         results[key(run)] = Result(key(run), curve, 1, 1)
     return table(made, results, {})
 
@@ -168,6 +170,16 @@ def test_contrasts_on_retraining_and_sources_by_arithmetic(sixty_two: DataSet) -
     expected = {"G9": 0.03, "G10": 0.05, "G17": -0.05, "G18": 0.01, "G19": 0.03}
     assert {name: found[name].estimate for name in expected} == pytest.approx(expected)
     assert (found["G17"].verdict, found["G19"].verdict) == ("contradicted", "reproduced")
+
+
+def test_the_caption_says_how_long_sources_were_trained(sixty_two: DataSet) -> None:
+    """Bug: it said "to the same accuracy" of sources that had trained for a fixed number of steps as well."""
+    made = design(Request(sixty_two, experiments="sources", seeds=2))
+    stopped = figures(made_up(made, lambda run: 0.5, lambda run: 100 * len(run.task.classes)))[0].caption
+    assert "every source is trained until it is right on 94 % of its training samples: more classes are also" in stopped
+    made = design(Request(sixty_two, experiments="sources", seeds=2, source_steps=1_500))
+    fixed = figures(made_up(made, lambda run: 0.5, lambda run: run.recipes[0].steps))[0].caption
+    assert "every source is trained for 1,500 steps: more classes are also more images. Choices" in fixed
 
 
 def test_a_slope_by_its_weights() -> None:

@@ -11,6 +11,7 @@ from layerwise.report.summary import CLUSTER, ends, over_clusters
 from layerwise.rows import pick
 from layerwise.studies.gutstein_beyond import BECAME, CRITERIA
 from layerwise.studies.gutstein_beyond_claims import with_numbers, with_parts
+from layerwise.studies.gutstein_design import SOURCE_ACCURACY
 
 PARTIAL = ("G8", "G13", "G14", "G15", "G16")  # claims that the figures show
 SOURCES, LIFELONG = ("G10", "G17", "G18", "G19"), ("G11", "G12", "G20", "G21")
@@ -81,9 +82,8 @@ def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     """Accuracy against the number of source classes, at random and chosen: a figure a number of samples."""
     table = means(with_numbers(ends(rows)), ["shots", "classes", "choice"])
     caption = (
-        "All levels are kept but the last one or two (mean of both). Every source class has as many samples, and every "
-        "source is trained to the same accuracy: more classes are also more images and more steps. Choices look at "
-        "training images alone, before anything is trained. " + given(table)
+        f"All levels are kept but the last one or two (mean of both). Every source class has as many samples, and "
+        f"{_trained(rows)}. Choices look at training images alone, before anything is trained. {given(table)}"
     )
     found = []
     for shots in table["shots"].unique():
@@ -95,6 +95,17 @@ def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
             )
         )
     return found
+
+
+def _trained(rows: pd.DataFrame) -> str:
+    """How long the source nets were trained: for as many steps each (`--source-steps`), or to an accuracy."""
+    steps = rows[rows["trial"].isna()].groupby("run_key")["step"].max().unique()
+    if len(steps) == 1:
+        return f"every source is trained for {steps[0]:,} steps: more classes are also more images"
+    return (
+        f"every source is trained until it is right on {SOURCE_ACCURACY:.0%} of its training samples: more classes are "
+        "also more images and more steps"
+    ).replace("%", " %")
 
 
 def lifelong(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
