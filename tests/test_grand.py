@@ -173,14 +173,22 @@ def test_demo_goes_round_its_categories(twenty: DataSet) -> None:
     )
 
 
-def test_without_classes_to_spare_the_null_class_is_all_others() -> None:
-    data = data_like(10, 20)
-    made = design(Request(data, scale="paper"))
-    assert made.others == ()
-    assert all(set(run.task.rest) == set(range(10)) - set(run.task.classes) for run in runs(made))
-    assert "all classes but the category, as too few others are left" in " ".join(made.notes)
-    six = design(Request(data))
-    assert len(six.others) == 4
+@pytest.mark.parametrize(("classes", "scale", "categories"), [
+    (12, "paper", 10), (11, "paper", 9), (10, "paper", 8), (10, "demo", 6), (7, "demo", 5), (4, "demo", 2),
+    (3, "demo", 2),
+])  # fmt: skip
+def test_no_category_of_any_net_is_null_to_another(classes: int, scale: str, categories: int) -> None:
+    """Bug: of ten classes all were categories; each one's source had learnt that the other nine are null."""
+    made = design(Request(data_like(classes, 20), scale=scale))
+    assert (len(made.categories), len(made.others)) == (categories, classes - categories)
+    assert {run.task.rest for run in runs(made)} == {made.others}
+    assert not set(made.others) & set(made.categories)
+    fewer = {"paper": 10, "demo": 6}[scale]
+    told = (
+        f"categories: {categories}, not {fewer}: the null class needs classes of its own, as no net may have learnt "
+        "that another's category is null"
+    )
+    assert (told in made.notes) == (categories < fewer)
 
 
 def test_one_experiment_alone_needs_its_own_runs_only(twenty: DataSet) -> None:
