@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from layerwise.claims import Claim, by_category
+from layerwise.claims import Claim, by_category, interval
 from layerwise.data.dataset import DataSet, make, save
 from layerwise.errors import StudyError
 from layerwise.feed import batches
@@ -25,7 +26,7 @@ from layerwise.run import Run, key
 from layerwise.start import begin
 from layerwise.store import Store
 from layerwise.studies.grand import Cell, cells, claims, design, measurements, remarks, runs, table, words
-from layerwise.studies.grand_design import EVERY_MASK, Design
+from layerwise.studies.grand_design import EVERY_MASK, SINGLE, Design
 from layerwise.studies.grand_measures import area, compared, images_to
 from layerwise.studies.request import Request
 from layerwise.studies.results import Result
@@ -329,6 +330,46 @@ def test_the_matrix_is_resampled_by_category(twenty: DataSet) -> None:
     assert claim.estimate == pytest.approx(wanted.estimate)
     assert claim.interval == pytest.approx(wanted.bounds)
     assert len(claim.rows) == 6 + 6 + 30
+
+
+@pytest.mark.parametrize("pairs", [6, 3], ids=["round", "apart"])
+def test_pairs_that_go_round_are_resampled_by_category(twenty: DataSet, pairs: int) -> None:
+    """Bug: six pairs in which each category is a source and a target were six independent clusters.
+
+    Contrasts of R2a, R2b, R5, R4a and R4b are computed here from the ends and the distances that were made up.
+    """
+    made = design(Request(twenty, net="small40", steps=100))
+    made = replace(made, scale=replace(made.scale, pairs=pairs))
+    assert (len(set(chain(*made.pairs))) == 2 * pairs) == (pairs == 3)
+    draw = np.random.default_rng(6).normal(0.7, 0.05, 99_999)
+
+    def accuracy(cell: Cell, share: float) -> float:
+        return 0.5 + draw[int(key(cell.run), 16) % 99_999] / 2  # all along, so that it is the mean of the curve too
+
+    def far(cell: Cell, number: int) -> float:
+        return number * draw[(int(key(cell.run), 16) + number) % 99_999]
+
+    by = {claim.id.removesuffix("-He"): claim for claim in claims(made_up(made, accuracy, far))}
+    contrasts = {name: [] for name in ("R2a", "R2b", "R5", "R4a", "R4b")}
+    for source, target in made.pairs:
+        here = {c.condition: c for c in cells(made) if (c.source, c.target) == (source, target)}
+        at = {name.removeprefix("lesion "): accuracy(cell, 1) for name, cell in here.items()}
+        low, high = np.mean([at[mask] for mask in SINGLE[:3]]), np.mean([at[mask] for mask in SINGLE[3:]])
+        whole, scratch = here["transferred"], here["lesion 000000"]
+        shorter = [1 - far(whole, number) / far(scratch, number) for number in range(1, 7)]
+        found = (low - high, low - at["111111"], at["111001"] - at["111111"], np.mean(shorter), np.min(shorter))
+        for name, value in zip(contrasts, found, strict=True):
+            contrasts[name].append(value)
+    for name, values in contrasts.items():
+        level = 0.90 if name == "R2b" else 0.95
+        if pairs == 3:
+            wanted, clusters = interval(values, level), 3
+        else:
+            index = pd.MultiIndex.from_tuples(made.pairs)
+            wanted, clusters = by_category(pd.Series(values, index), level).bounds, 6
+            assert wanted != pytest.approx(interval(values, level))
+        assert (by[name].interval, by[name].clusters) == (pytest.approx(wanted), clusters)
+        assert by[name].estimate == pytest.approx(np.mean(values))
 
 
 def test_a_net_that_never_gets_there_is_counted_with_all_images(twenty: DataSet) -> None:

@@ -76,7 +76,9 @@ class Design:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Source and target of lesions and drift: without a category in common as far as there are enough of them."""
+        """Source and target of lesions and drift: without a category in common where there are enough of them, else
+        each category's source is the one before it (see `layerwise.studies.grand_claims.over_categories`).
+        """
         count, most = len(self.categories), min(self.scale.pairs, len(self.categories))
         stride = 2 if 2 * most <= count else 1
         return [(self.categories[i], self.categories[(i + 1) % count]) for i in range(0, stride * most, stride)]
