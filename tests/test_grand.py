@@ -435,6 +435,7 @@ def test_figures_show_what_the_claims_say(twenty: DataSet) -> None:
     shorter = drawn["Transferred layers change less?"].table
     assert shorter.groupby("net")["less"].mean()["small40"] == pytest.approx(by["R4a-He"].estimate)
     assert len([title for title in drawn if title.startswith("Drift of each layer")]) == 4
+    assert {name.removesuffix("-He") for name in by} == {name for figure in drawn.values() for name in figure.claims}
     for figure in drawn.values():
         assert figure.section in {"levels", "learning", "inside"}
         assert len(str(spec(figure.chart))) < 400_000
