@@ -2,6 +2,8 @@
 
 import ast
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -130,6 +132,41 @@ def test_every_workload_in_small(workload: str, shared: Callable[[str], Path], t
     best = min(t["training"] for t in compared["timings"] if t["side"] != "layerwise")
     (ours,) = (t["training"] for t in compared["timings"] if t["side"] == "layerwise")
     assert compared["ratios"]["training"]["median"] == pytest.approx(best / ours)
+
+
+def test_memory_is_that_of_all_processes_and_what_they_share_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import study
+
+    program = """if True:
+        import os, sys, time
+        held = os.urandom(64_000_000)
+        if not os.fork():
+            own = os.urandom(32_000_000)
+            print("ready", flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True) as running:
+        assert running.stdout
+        assert running.stdout.readline() == b"ready\n"
+        found = study.memory(running.pid)
+        os.killpg(running.pid, signal.SIGKILL)
+    assert 96e6 < found < 128e6  # 160e6 were what they share counted twice
+    assert study.memory(running.pid) == 0
+
+
+@pytest.mark.soak
+def test_a_whole_study_in_small() -> None:
+    """A study is run as a user runs it, from nothing; time, memory and runs are told, a failure by its code."""
+    program = [sys.executable, BENCHMARKS / "study.py"]
+    small = "gutstein --experiments levels --data digits --resize 32 --seeds 1 --shots 1,2 --steps 4 --source-steps 4"
+    ended = subprocess.run([*program, *small.split()], stdout=subprocess.PIPE, check=True)
+    found = json.loads(ended.stdout)
+    assert found["command"] == f"layerwise study {small}"
+    assert found["runs"] == 1 + 2 * 6
+    assert 0.1 < found["gigabytes"] < 4
+    assert found["seconds"] > 0
+    assert subprocess.run([*program, "gutenstein"], check=False, capture_output=True).returncode == 2
 
 
 def test_the_plain_script_is_without_us() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from layerwise.claims import Claim, by_category
+from layerwise.claims import Claim, by_category, interval
 from layerwise.data.dataset import DataSet, make, save
 from layerwise.errors import StudyError
 from layerwise.feed import batches
@@ -25,7 +26,7 @@ from layerwise.run import Run, key
 from layerwise.start import begin
 from layerwise.store import Store
 from layerwise.studies.grand import Cell, cells, claims, design, measurements, remarks, runs, table, words
-from layerwise.studies.grand_design import EVERY_MASK, Design
+from layerwise.studies.grand_design import EVERY_MASK, SINGLE, Design
 from layerwise.studies.grand_measures import area, compared, images_to
 from layerwise.studies.request import Request
 from layerwise.studies.results import Result
@@ -173,14 +174,22 @@ def test_demo_goes_round_its_categories(twenty: DataSet) -> None:
     )
 
 
-def test_without_classes_to_spare_the_null_class_is_all_others() -> None:
-    data = data_like(10, 20)
-    made = design(Request(data, scale="paper"))
-    assert made.others == ()
-    assert all(set(run.task.rest) == set(range(10)) - set(run.task.classes) for run in runs(made))
-    assert "all classes but the category, as too few others are left" in " ".join(made.notes)
-    six = design(Request(data))
-    assert len(six.others) == 4
+@pytest.mark.parametrize(("classes", "scale", "categories"), [
+    (12, "paper", 10), (11, "paper", 9), (10, "paper", 8), (10, "demo", 6), (7, "demo", 5), (4, "demo", 2),
+    (3, "demo", 2),
+])  # fmt: skip
+def test_no_category_of_any_net_is_null_to_another(classes: int, scale: str, categories: int) -> None:
+    """Bug: of ten classes all were categories; each one's source had learnt that the other nine are null."""
+    made = design(Request(data_like(classes, 20), scale=scale))
+    assert (len(made.categories), len(made.others)) == (categories, classes - categories)
+    assert {run.task.rest for run in runs(made)} == {made.others}
+    assert not set(made.others) & set(made.categories)
+    fewer = {"paper": 10, "demo": 6}[scale]
+    told = (
+        f"categories: {categories}, not {fewer}: the null class needs classes of its own, as no net may have learnt "
+        "that another's category is null"
+    )
+    assert (told in made.notes) == (categories < fewer)
 
 
 def test_one_experiment_alone_needs_its_own_runs_only(twenty: DataSet) -> None:
@@ -323,6 +332,46 @@ def test_the_matrix_is_resampled_by_category(twenty: DataSet) -> None:
     assert len(claim.rows) == 6 + 6 + 30
 
 
+@pytest.mark.parametrize("pairs", [6, 3], ids=["round", "apart"])
+def test_pairs_that_go_round_are_resampled_by_category(twenty: DataSet, pairs: int) -> None:
+    """Bug: six pairs in which each category is a source and a target were six independent clusters.
+
+    Contrasts of R2a, R2b, R5, R4a and R4b are computed here from the ends and the distances that were made up.
+    """
+    made = design(Request(twenty, net="small40", steps=100))
+    made = replace(made, scale=replace(made.scale, pairs=pairs))
+    assert (len(set(chain(*made.pairs))) == 2 * pairs) == (pairs == 3)
+    draw = np.random.default_rng(6).normal(0.7, 0.05, 99_999)
+
+    def accuracy(cell: Cell, share: float) -> float:
+        return 0.5 + draw[int(key(cell.run), 16) % 99_999] / 2  # all along, so that it is the mean of the curve too
+
+    def far(cell: Cell, number: int) -> float:
+        return number * draw[(int(key(cell.run), 16) + number) % 99_999]
+
+    by = {claim.id.removesuffix("-He"): claim for claim in claims(made_up(made, accuracy, far))}
+    contrasts = {name: [] for name in ("R2a", "R2b", "R5", "R4a", "R4b")}
+    for source, target in made.pairs:
+        here = {c.condition: c for c in cells(made) if (c.source, c.target) == (source, target)}
+        at = {name.removeprefix("lesion "): accuracy(cell, 1) for name, cell in here.items()}
+        low, high = np.mean([at[mask] for mask in SINGLE[:3]]), np.mean([at[mask] for mask in SINGLE[3:]])
+        whole, scratch = here["transferred"], here["lesion 000000"]
+        shorter = [1 - far(whole, number) / far(scratch, number) for number in range(1, 7)]
+        found = (low - high, low - at["111111"], at["111001"] - at["111111"], np.mean(shorter), np.min(shorter))
+        for name, value in zip(contrasts, found, strict=True):
+            contrasts[name].append(value)
+    for name, values in contrasts.items():
+        level = 0.90 if name == "R2b" else 0.95
+        if pairs == 3:
+            wanted, clusters = interval(values, level), 3
+        else:
+            index = pd.MultiIndex.from_tuples(made.pairs)
+            wanted, clusters = by_category(pd.Series(values, index), level).bounds, 6
+            assert wanted != pytest.approx(interval(values, level))
+        assert (by[name].interval, by[name].clusters) == (pytest.approx(wanted), clusters)
+        assert by[name].estimate == pytest.approx(np.mean(values))
+
+
 def test_a_net_that_never_gets_there_is_counted_with_all_images(twenty: DataSet) -> None:
     made = design(Request(twenty, net="small40", steps=100, experiments="speed-up"))
     rows = made_up(made, lambda cell, share: 0.5 if cell.source is not None else 0.5 + 0.2 * share, moved)
@@ -386,6 +435,7 @@ def test_figures_show_what_the_claims_say(twenty: DataSet) -> None:
     shorter = drawn["Transferred layers change less?"].table
     assert shorter.groupby("net")["less"].mean()["small40"] == pytest.approx(by["R4a-He"].estimate)
     assert len([title for title in drawn if title.startswith("Drift of each layer")]) == 4
+    assert {name.removesuffix("-He") for name in by} == {name for figure in drawn.values() for name in figure.claims}
     for figure in drawn.values():
         assert figure.section in {"levels", "learning", "inside"}
         assert len(str(spec(figure.chart))) < 400_000

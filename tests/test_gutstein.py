@@ -117,15 +117,22 @@ def test_few_samples_are_said() -> None:
     made = design(grid(data_like(8, 20), scale="paper"))
     assert made.scale.shots == (1, 5, 10)
     assert made.scale.source_shots == 15
-    assert made.source.stop_at is None
+    assert (made.source.stop_at, made.source.steps) == (0.94, 8_000)  # what it stops at is of the samples there are
     assert made.notes == (
         "test images: 5 a class, not 250: the smallest class, 'k0', has 20 images (leave it out with --classes)",
         "classes: 4 for the source; 4 others for the target, chance 25%",
         "samples per class: up to 10; the smallest class has 15 to train on",
         "source: 15 samples per class, all there are (the protocol: 400)",
-        "source: trained for 8,000 steps, fixed beforehand; nothing was chosen by looking at accuracy",
         "targets: trained for 2,000 steps, whatever n (the paper does not say how long it trained)",
     )
+
+
+def test_a_source_trains_for_a_fixed_time_only_where_that_is_asked_for(sixty_two: DataSet) -> None:
+    for data in (sixty_two, data_like(8, 20)):
+        made = design(grid(data, source_steps=70))
+        assert (made.source.stop_at, made.source.steps, made.source.drops) == (None, 70, (0.8,))
+        told = "source: trained for 70 steps, fixed beforehand; nothing was chosen by looking at accuracy"
+        assert told in made.notes
 
 
 def test_asking_for_more_than_there_is_is_an_error() -> None:
@@ -190,7 +197,7 @@ def test_chars74k_as_it_is(shared: Callable[[str], Path], tmp_path: Path) -> Non
     data, _ = open_data(f"npz:{shared('chars74k/chars74k_hnd.npz')}", tmp_path)
     made = design(grid(data, scale="paper"))
     assert made.parts.held_out == tuple(map(str, range(40, 55)))
-    assert (made.scale.source_shots, max(made.scale.shots), made.source.stop_at) == (40, 40, None)
+    assert (made.scale.source_shots, max(made.scale.shots), made.source.stop_at) == (40, 40, 0.94)
     assert len(runs(made)) == 151
 
 

@@ -29,11 +29,13 @@ def sixty_two() -> DataSet:
     return data_like(62, 450)
 
 
-def made_up(made: Design, accuracy: Callable[[Run], float]) -> pd.DataFrame:
-    """The rows of a study whose nets have these accuracies; nothing is trained."""
+def made_up(
+    made: Design, accuracy: Callable[[Run], float], steps: Callable[[Run], int] = lambda run: 640
+) -> pd.DataFrame:
+    """The rows of a study whose nets have these accuracies after so many steps; nothing is trained."""
     results: dict[str, Result] = {}
     for run in runs(made):
-        curve = tuple((640, split, "accuracy", accuracy(run)) for split in ("train", "test"))
+        curve = tuple((steps(run), split, "accuracy", accuracy(run)) for split in ("train", "test"))
         results[key(run)] = Result(key(run), curve, 1, 1)
     return table(made, results, {})
 
@@ -170,6 +172,16 @@ def test_contrasts_on_retraining_and_sources_by_arithmetic(sixty_two: DataSet) -
     assert (found["G17"].verdict, found["G19"].verdict) == ("contradicted", "reproduced")
 
 
+def test_the_caption_says_how_long_sources_were_trained(sixty_two: DataSet) -> None:
+    """Bug: it said "to the same accuracy" of sources that had trained for a fixed number of steps as well."""
+    made = design(Request(sixty_two, experiments="sources", seeds=2))
+    stopped = figures(made_up(made, lambda run: 0.5, lambda run: 100 * len(run.task.classes)))[0].caption
+    assert "every source is trained until it is right on 94 % of its training samples: more classes are also" in stopped
+    made = design(Request(sixty_two, experiments="sources", seeds=2, source_steps=1_500))
+    fixed = figures(made_up(made, lambda run: 0.5, lambda run: run.recipes[0].steps))[0].caption
+    assert "every source is trained for 1,500 steps: more classes are also more images. Choices" in fixed
+
+
 def test_a_slope_by_its_weights() -> None:
     values = np.random.default_rng(0).normal(size=4)
     assert np.dot(slope_on_doublings([2, 5, 10, 20]), values) == pytest.approx(
@@ -200,7 +212,8 @@ def test_words_and_figures_of_any_experiment_alone(sixty_two: DataSet, experimen
     whose = "The paper's claim" if experiment == "levels" else "Our claim"
     assert all(whose in finding for finding in findings)
     drawn = figures(rows)
-    assert {"levels": 7, "partial": 2, "tuned": 1, "sources": 1}[experiment] == len(drawn)
+    assert {"levels": 8, "partial": 3, "tuned": 2, "sources": 2}[experiment] == len(drawn)
+    assert {claim.id for claim in claims(rows)} == {name for figure in drawn for name in figure.claims}
     for figure in drawn:
         assert isinstance(figure.chart, alt.TopLevelMixin)
         assert figure.chart.to_dict()
@@ -257,9 +270,23 @@ def test_the_mixed_model_has_the_same_interaction(sixty_two: DataSet) -> None:
     assert by_id(rows)["G3"].estimate == pytest.approx(-fitted.params["t:x"], rel=1e-6)
 
 
+def test_the_papers_parameters_stand_beside_those_of_the_net(sixty_two: DataSet) -> None:
+    """Bug: the scoreboard had no figure for G1."""
+    made = design(Request(sixty_two, experiments="levels", seeds=1, shots=(1,)))
+    last = figures(made_up(made, lambda run: 0.5))[-1]
+    assert last.claims == ("G1",)
+    assert last.table.to_dict("list") == {
+        "layer": ["C1", "S2", "C3", "S4", "C5", "F6", "all"],
+        "parameters": [156, 12, 1_516, 32, 48_120, 2_420, 52_256],
+        "paper": [156, 12, 1_516, 32, 48_120, 2_420, 52_256],
+    }
+    other = design(Request(sixty_two, net="lenet5relu", experiments="levels", seeds=1, shots=(1,)))
+    assert list(figures(made_up(other, lambda run: 0.5))[-1].table) == ["layer", "parameters"]
+
+
 def test_the_shares_of_a_layer_stand_in_their_order(sixty_two: DataSet) -> None:
     rows = made_up(design(Request(sixty_two, experiments="partial")), lambda run: 0.5)
-    for figure in figures(rows):
+    for figure in figures(rows)[:2]:
         assert list(dict.fromkeys(figure.table["kept"])) == ["none", "25%", "50%", "75%", "all"]
         several = figure.table.groupby("series")["kept"].count().to_dict()
         assert several == {f"{c}, {b}": k for c in CRITERIA for b, k in (("frozen", 5), ("retrained", 3))}

@@ -178,9 +178,10 @@ def test_a_lifetime_alone_has_its_words_figures_and_claims(
     assert answer.startswith("The paper's own grid was not run. On one frozen trunk for all tasks, ")
     assert len(findings) == 2
     drawn = figures(rows)
-    assert [figure.section for figure in drawn] == ["learning"] * 4
+    assert [figure.section for figure in drawn] == ["learning"] * 5 + ["inside"]
+    assert {claim.id for claim in found} == {name for figure in drawn for name in figure.claims}
     assert all(figure.chart.to_dict() for figure in drawn)
-    weights = drawn[-1].table.set_index(["series", "after"])["weights"].to_dict()
+    weights = drawn[-2].table.set_index(["series", "after"])["weights"].to_dict()
     assert weights["5 levels shared", "3"] == 52_256 + 2 * 2_420
     assert weights["a net for each task", "3"] == 3 * 52_256
 
@@ -208,7 +209,12 @@ def test_claims_on_lifetimes_by_arithmetic(sixty_two: DataSet) -> None:
         for look in looks(chain)
         if len(look.runs) > 1
     }  # fmt: skip
-    by = {claim.id: claim for claim in claims(table(made, results, measured))}
+    rows = table(made, results, measured)
+    by = {claim.id: claim for claim in claims(rows)}
+    learnt = figures(rows)[1].table.groupby("series")["accuracy"].mean().to_dict()
+    alone, frozen, tuned = "a net for each task", "frozen, {} levels", "retrained, {} levels"
+    wanted = {alone: 0.65, **{frozen.format(n): 0.7 for n in (4, 5)}, **{tuned.format(n): 0.8 for n in (4, 5)}}
+    assert learnt == pytest.approx(wanted)
     assert by["G12"].estimate == pytest.approx(0.02 * (4 + 3 + 2 + 1) / 4)
     assert (by["G12"].pairs, by["G12"].clusters, by["G12"].verdict) == (5 * 2 * 4, 5, "reproduced")
     costs = costs_of(table(made, results, measured), []).set_index(["condition", "n"])

@@ -6,11 +6,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from layerwise.claims import over_clusters as clustered
 from layerwise.report.figures import HEIGHT, OKABE_ITO, Figure, curves, layered
 from layerwise.report.summary import LEVEL, over_clusters
 from layerwise.rows import pick
-from layerwise.studies.grand_claims import Net, nets
+from layerwise.studies.grand_claims import Net, nets, over_categories
 from layerwise.studies.grand_measures import BATCH, NEVER
 
 BANDS = "Bands: 95 % interval of the mean over the categories that are learnt."
@@ -173,7 +172,7 @@ def shorter(found: Sequence[Net]) -> Figure:
     for net in found:
         for layer, shares in net.shorter().items():
             if len(values := shares.dropna().astype(float)):
-                mean = clustered(values, LEVEL)
+                mean = over_categories(values, LEVEL)
                 low, high = mean.bounds or (None, None)
                 made.append({"layer": layer, "net": net.name, "less": mean.estimate, "low": low, "high": high})
     table = pd.DataFrame(made, columns=["layer", "net", "less", "low", "high"])
@@ -183,6 +182,6 @@ def shorter(found: Sequence[Net]) -> Figure:
     )  # fmt: skip
     caption = (
         "By which share the distance of a layer's weights from their start is shorter in a transferred net than in the "
-        "net from scratch on the same category. "
+        "net from scratch on the same category. Bands: 95 % interval of the mean over categories."
     )
-    return Figure("Transferred layers change less?", caption + BANDS, chart, table, "inside", claims=("R4a", "R4b"))
+    return Figure("Transferred layers change less?", caption, chart, table, "inside", claims=("R4a", "R4b"))

@@ -11,9 +11,12 @@ from layerwise.report.summary import CLUSTER, ends, over_clusters
 from layerwise.rows import pick
 from layerwise.studies.gutstein_beyond import BECAME, CRITERIA
 from layerwise.studies.gutstein_beyond_claims import with_numbers, with_parts
+from layerwise.studies.gutstein_design import SOURCE_ACCURACY
 
 PARTIAL = ("G8", "G13", "G14", "G15", "G16")  # claims that the figures show
-SOURCES, LIFELONG = ("G10", "G17", "G18", "G19"), ("G11", "G12", "G20", "G21")
+SOURCES = ("G10", "G17", "G18", "G19")
+FORGOTTEN, NEW = ("G11", "G12"), ("G20", "G21")
+ALONE = "a net for each task"
 RETRAINED = {"frozen": "frozen", "tuned": "retrained"}  # what a condition is called
 
 
@@ -81,9 +84,8 @@ def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     """Accuracy against the number of source classes, at random and chosen: a figure a number of samples."""
     table = means(with_numbers(ends(rows)), ["shots", "classes", "choice"])
     caption = (
-        "All levels are kept but the last one or two (mean of both). Every source class has as many samples, and every "
-        "source is trained to the same accuracy: more classes are also more images and more steps. Choices look at "
-        "training images alone, before anything is trained. " + given(table)
+        f"All levels are kept but the last one or two (mean of both). Every source class has as many samples, and "
+        f"{_trained(rows)}. Choices look at training images alone, before anything is trained. {given(table)}"
     )
     found = []
     for shots in table["shots"].unique():
@@ -97,8 +99,21 @@ def sources(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     return found
 
 
+def _trained(rows: pd.DataFrame) -> str:
+    """How long the source nets were trained: for as many steps each (`--source-steps`), or to an accuracy."""
+    steps = rows[rows["trial"].isna()].groupby("run_key")["step"].max().unique()
+    if len(steps) == 1:
+        return f"every source is trained for {steps[0]:,} steps: more classes are also more images"
+    return (
+        f"every source is trained until it is right on {SOURCE_ACCURACY:.0%} of its training samples: more classes are "
+        "also more images and more steps"
+    ).replace("%", " %")
+
+
 def lifelong(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
-    """What is lost of earlier tasks, each task's accuracy after each new one, and the weights that are added."""
+    """What is lost of earlier tasks, what new ones reach, each task's accuracy after each new one, and the weights that
+    are added.
+    """
     seen = rows.assign(after=rows["other_net"].str.removeprefix("task "))
     lost = pick(seen[seen["group"] != seen["other_net"]], quantity="forgotten")
     if lost.empty:
@@ -109,7 +124,8 @@ def lifelong(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     table = means(lost, ["series", "after"])
     chart = drawn(table, "after", "series", "tasks learnt", "shared levels", "accuracy lost on earlier tasks")
     caption = "How much test accuracy the earlier tasks have lost, with their own top levels on the newest trunk. "
-    found = [Figure("What new tasks cost the earlier ones", caption + given(table), chart, table, "learning", LIFELONG)]
+    title = "What new tasks cost the earlier ones"
+    found = [Figure(title, caption + given(table), chart, table, "learning", FORGOTTEN), new_tasks(rows)]
     most = int(lost["n"].max())
     for condition, became in RETRAINED.items():
         here = means(pick(seen, quantity="remembered", condition=condition, n=most), ["group", "after"])
@@ -120,13 +136,25 @@ def lifelong(rows: pd.DataFrame, layers: Sequence[str]) -> list[Figure]:
     return [*found, weights(rows)]
 
 
+def new_tasks(rows: pd.DataFrame) -> Figure:
+    """The accuracy of each new task when it is learnt: on a shared trunk, and by a net of its own."""
+    values = ends(rows)
+    series = [
+        f"{RETRAINED[c]}, {n} levels" if n else ALONE for c, n in zip(values["condition"], values["n"], strict=True)
+    ]
+    table = means(values.assign(series=series, task=values["group"].str.removeprefix("task ")), ["series", "task"])
+    chart = drawn(table, "task", "series", "new task", "trunk")
+    caption = "Each new task just after it was learnt. "
+    return Figure("What new tasks reach on a shared trunk", caption + given(table), chart, table, "learning", NEW)
+
+
 def weights(rows: pd.DataFrame) -> Figure:
     """Weights in all after each task: trunks that are shared, and a net for each task."""
     added = pick(rows, quantity="weights_added").drop_duplicates(["n", "group"]).sort_values(["n", "group"])
     table = added[["n", "group", "value"]].assign(after=added["group"].str.removeprefix("task "))
     table["weights"] = table.groupby("n")["value"].cumsum()
     table["series"] = [f"{n} levels shared" for n in table["n"]]
-    alone = table[table["n"] == table["n"].max()].assign(series="a net for each task")
+    alone = table[table["n"] == table["n"].max()].assign(series=ALONE)
     alone["weights"] = alone["value"].iloc[0] * alone["after"].astype(int)
     table = pd.concat([table, alone])[["series", "after", "weights"]].reset_index(drop=True)
     chart = curves(

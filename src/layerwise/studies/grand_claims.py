@@ -1,9 +1,10 @@
 """What Grand et al. claim, R1 to R5, each part as the one contrast that was written before the numbers; and the answer.
 
-What is compared shares the task, the samples, the data order and all fresh weights. Clusters are categories: of all
-ordered pairs the jackknife's (`layerwise.claims.by_category`); of lesions and drift the category that is learnt, each
-with a source of its own. Claims of the authors' own initialisation, N(0, 1), are R1a and so on; beside them stand those
-of nets that began with He's, R1a-He.
+What is compared shares the task, the samples, the data order and all fresh weights. Clusters are categories (see
+`over_categories`): the jackknife's where a category stands in several pairs, as of all ordered pairs, and of lesions
+and drift where pairs go round for lack of categories; else the category that is learnt, with a source of its own.
+Claims of the authors' own initialisation, N(0, 1), are R1a and so on; beside them stand those of nets that began with
+He's, R1a-He.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from layerwise.claims import Claim, Kind, Mean, by_category, decide, direction, judged, unmeasured
+from layerwise.claims import LEVELS, Claim, Kind, Mean, by_category, direction, judged, over_clusters, unmeasured
 from layerwise.rows import pick
 from layerwise.studies.grand_design import ALL, SINGLE
 from layerwise.studies.grand_measures import BATCH
@@ -142,6 +143,18 @@ def nets(rows: pd.DataFrame) -> list[Net]:
     ]
 
 
+def over_categories(values: "pd.Series[float]", level: float) -> Mean:
+    """The mean of values of pairs, or of nets from scratch, over categories; the index is that of LINE.
+
+    Where a category stands in several pairs these are not independent, and a cluster is a category with all its pairs
+    (`layerwise.claims.by_category`). Where pairs have nothing in common a cluster is a pair.
+    """
+    of_pairs = values.groupby(["other_class", "class_name"]).mean()
+    named = [category for pair in of_pairs.index for category in pair if category]
+    together = len(set(named)) < len(named)
+    return by_category(of_pairs, level) if together else over_clusters(values, level, "category")
+
+
 def claims(rows: pd.DataFrame) -> list[Claim]:
     """R1 to R5 held against the rows, for each initialisation."""
     return [claim for net in nets(rows) for claim in (*_speed_up(net), *_lesions(net), *_dynamics(net))]
@@ -233,30 +246,35 @@ def _dynamics(net: Net) -> list[Claim]:
 
 def _of_pairs(net: Net, what: str, statement: str, quantity: str, unit: str = "points", published: str = "") -> Claim:
     """A claim of direction over all ordered pairs; repetitions of a pair are averaged first."""
-    values = net.pairs[what].dropna()
     claim = replace(_stated(net, statement, quantity, unit), published=published)
-    mean: Mean | None = None
-    if not values.empty:
-        mean = by_category(values.groupby(["other_class", "class_name"]).mean(), 0.95)
-    made = judged(claim, "direction", mean, len(values))
-    return replace(made, rows=net.keys("speed-up")) if mean else made
+    return _decided(claim, "direction", net.pairs[what], 1, net.keys("speed-up"))
 
 
 def _of_layers(
     net: Net, statement: str, quantity: str, contrast: "pd.Series[float]", unit: str,
     conditions: Sequence[str] = ("scratch",),
 ) -> Claim:  # fmt: skip
-    claim = decide(_stated(net, statement, quantity, unit), "direction", contrast, len(conditions))
-    return replace(claim, rows=net.keys("dynamics", conditions)) if claim.estimate is not None else claim
+    claim = _stated(net, statement, quantity, unit)
+    return _decided(claim, "direction", contrast, len(conditions), net.keys("dynamics", conditions))
 
 
 def _claim(
     net: Net, statement: str, quantity: str, contrast: "pd.Series[float] | None", masks: Sequence[str], pairs: int,
     kind: Kind = "direction",
 ) -> Claim:  # fmt: skip
-    claim = decide(_stated(net, statement, quantity, "points"), kind, contrast, pairs)
     used = net.keys("lesions", [f"lesion {mask}" for mask in masks])
-    return replace(claim, rows=used) if claim.estimate is not None else claim
+    return _decided(_stated(net, statement, quantity, "points"), kind, contrast, pairs, used)
+
+
+def _decided(
+    claim: Claim, kind: Kind, contrast: "pd.Series[float] | None", pairs_each: int, used: tuple[str, ...]
+) -> Claim:
+    """The claim with the mean of its contrast over categories; `pairs_each` differences of two runs a value."""
+    values = pd.Series(dtype=float) if contrast is None else contrast.dropna()
+    if values.empty:
+        return judged(claim, kind, None, 0)
+    mean = over_categories(values, LEVELS[kind])
+    return replace(judged(claim, kind, mean, len(values) * pairs_each), rows=used)
 
 
 def _stated(net: Net, statement: str, quantity: str, unit: str) -> Claim:
@@ -299,7 +317,7 @@ def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ..
 def _told(net: Net) -> str:
     """What copying all layers does, for one initialisation."""
     scratch, transferred = (net.last(condition).mean() for condition in ("scratch", "transferred"))
-    gain = by_category(net.pairs["end"].groupby(["other_class", "class_name"]).mean(), 0.95)
+    gain = over_categories(net.pairs["end"].dropna(), LEVELS["direction"])
     effects = {"reproduced": "helps", "contradicted": "hurts", "undecided": "makes no clear difference"}
     effect = effects[direction(gain.bounds, gain.clusters)]
     needed = net.of("speed-up", "transferred", "images_to_level").mean()

@@ -22,6 +22,7 @@ TOLD = ("111001", "000001", "100001", "111000")  # the masks that the paper spea
 SINGLE = tuple(ALL[:k] + "0" + ALL[k + 1 :] for k in range(LAYERS))  # without layer 1, 2, ...
 RATE = 1e-4
 RATES = {"small40": 8e-4, "small40normal": 8e-4}  # of an eighth of the width; Yang et al. 2022, table 3: 1 / width
+NULL = 2  # classes at least that are no category
 EVERY_MASK = tuple("".join(bits) for bits in product("01", repeat=LAYERS))
 
 
@@ -65,23 +66,19 @@ class Design:
     experiments: tuple[str, ...]
     parts: Parts
     categories: tuple[int, ...]
-    others: tuple[int, ...]  # classes that are no category, together the null class; none where too few are left
+    others: tuple[int, ...]  # classes that are no category, together the null class
     notes: tuple[str, ...]
 
     def task(self, category: int, seed: int) -> Task:
         """A category against the null class."""
-        rest = self.others or tuple(c for c in self.chosen if c != category)
         shots, digest = self.scale.shots[0], self.request.data.digest
-        return Task(digest, (category,), shots, "onehot", self.parts, seed, rest)
-
-    @property
-    def chosen(self) -> tuple[int, ...]:
-        """The classes in question."""
-        return _chosen(self.request)
+        return Task(digest, (category,), shots, "onehot", self.parts, seed, self.others)
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Source and target of lesions and drift: without a category in common as far as there are enough of them."""
+        """Source and target of lesions and drift: without a category in common where there are enough of them, else
+        each category's source is the one before it (see `layerwise.studies.grand_claims.over_categories`).
+        """
         count, most = len(self.categories), min(self.scale.pairs, len(self.categories))
         stride = 2 if 2 * most <= count else 1
         return [(self.categories[i], self.categories[(i + 1) % count]) for i in range(0, stride * most, stride)]
@@ -106,14 +103,18 @@ def design(request: Request) -> Design:
     if len(chosen) < 3:
         raise StudyError(f"{len(chosen)} classes are too few for two categories and a null class; name 3 or more")
     drawn = generator("categories", "grand", request.data.digest).permutation(chosen).tolist()
-    categories = tuple(drawn[: scale.categories])
-    others = tuple(sorted(drawn[scale.categories :]))
-    others = others if len(others) > 1 else ()
+    count = min(scale.categories, max(2, len(chosen) - NULL))
+    categories, others = tuple(drawn[:count]), tuple(sorted(drawn[count:]))
     most, names = available(request, parts), request.data.class_names
     if request.shots:
         check_shots(scale.shots, most)
-    told = f"{len(others)} other classes" if others else "all classes but the category, as too few others are left"
+    told = "1 other class" if len(others) == 1 else f"{len(others)} other classes"
     notes.append(f"categories: {', '.join(names[c] for c in categories)}, each told from a null class of {told}")
+    if count < scale.categories:
+        notes.append(
+            f"categories: {count}, not {scale.categories}: the null class needs classes of its own, as no net may have "
+            "learnt that another's category is null"
+        )
     if scale.shots[0] > most:
         notes.append(f"images: {most} of a category to train on, all there are (the protocol: {scale.shots[0]:,})")
         scale = replace(scale, shots=(most,))

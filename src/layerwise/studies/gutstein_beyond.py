@@ -6,8 +6,8 @@ partial  of one layer, C3 or C5, a share of the maps is copied and frozen (half 
          scale are none and all of the layer's maps.
 tuned    T^n R beside F^n R: the kept levels free to retrain.
 sources  5, 10 and 20 source classes, and 10 that were chosen for the target in several ways; each has as many samples,
-         and every source is trained to the same accuracy, so that more classes are more images and more steps. Nothing
-         but the last one or two levels learns the target.
+         and every source is trained to the same accuracy (unless `--source-steps` fixes how long), so that more classes
+         are more images and more steps. Nothing but the last one or two levels learns the target.
 
 All targets are those of the paper's grid: same class splits, samples, codes, fresh weights and data order.
 """

@@ -119,10 +119,9 @@ def design(request: Request) -> Design:
     (shots, fewer), (few, _) = (fit_shots(request, one.shots, most) for one in (scale, beyond))
     scale, beyond = replace(scale, shots=shots), replace(beyond, shots=few)
     notes += fewer
-    fixed = request.source_steps or (scale.source_steps if scale.source_shots > most else None)
     if scale.source_shots > most:
         notes.append(f"source: {most} samples per class, all there are (the protocol: {scale.source_shots})")
-    if fixed:
+    if fixed := request.source_steps:
         notes.append(
             f"source: trained for {fixed:,} steps, fixed beforehand; nothing was chosen by looking at accuracy"
         )
