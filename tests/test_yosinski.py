@@ -419,6 +419,53 @@ def test_trials_of_a_half_are_no_replicates_and_share_its_base() -> None:
         assert (twice[name].clusters, twice[name].pairs) == (5, 2 * once[name].pairs)
 
 
+def of_one_accuracy(made: Design) -> pd.DataFrame:
+    """Rows of the whole grid; what it measures is made up: frozen layers lose, random filters more."""
+    lost = {"AnB": 0.01, "random filters": 0.06}
+    curves = {
+        key(cell.run): (9, "test", "accuracy", 0.8 - lost.get(cell.condition, 0) * cell.n + 0.001 * cell.seed)
+        for cell in cells(made)
+    }
+    return table(made, {name: Result(name, (point,), 0, 0) for name, point in curves.items()}, {})
+
+
+def test_seeds_with_the_same_dissimilar_classes_are_one_class_split(ten: DataSet) -> None:
+    """Bug: with two kinds of equally many classes five seeds trained on the same halves were five clusters."""
+    made = design(Request(ten, known="0-4", experiments="transfer,dissimilar,random-filters"))
+    tasks = {cell.run.task.name for cell in cells(made) if cell.experiment == "dissimilar"}
+    assert len(tasks) == 2
+    rows = of_one_accuracy(made)
+    found = {claim.id: claim for claim in claims(rows)}
+    assert [(found[n].clusters, found[n].verdict) for n in ("Y5", "Y6", "Y1")] == [
+        (1, "undecided"), (1, "undecided"), (5, "reproduced")
+    ]  # fmt: skip
+    assert found["Y5"].quantity.endswith("1 class splits against 5")
+    by_seed = pick(rows, experiment="dissimilar", condition="AnB", quantity="accuracy")
+    assert by_seed["seed"].nunique() == 5
+    assert found["Y6"].given == "given one class split of these two kinds of classes"
+    assert found["Y6"].interval is not None  # over its five sources
+    kept = next(figure for figure in figures(rows) if figure.title == "Distant tasks and random filters")
+    assert set(kept.table.groupby("group")["class_splits"].first().items()) == {
+        ("AnB, random halves", 5), ("AnB, dissimilar halves", 1), ("random filters, all classes", 5)
+    }  # fmt: skip
+    assert kept.caption.endswith("Those of dissimilar halves are given these two kinds of classes.")
+
+
+def test_dissimilar_halves_that_share_a_kind_are_given_it(ten: DataSet) -> None:
+    """Six animals and four vehicles: each seed has its own four animals, but no other vehicles, and no other kinds."""
+    made = design(Request(ten, split="column:kind", experiments="transfer,dissimilar,random-filters"))
+    animals = {cell.run.task.name for cell in cells(made) if cell.experiment == "dissimilar" and cell.n}
+    found = {claim.id: claim for claim in claims(of_one_accuracy(made))}
+    for name in ("Y5", "Y6"):
+        assert found[name].clusters == len({tuple(kinds(made.request, seed, 4)) for seed in range(5)}) >= 2
+        assert found[name].given == "given these two kinds of classes"
+        assert found[name].rule.endswith("; this interval is given these two kinds of classes")
+    assert found["Y1"].given == ""
+    assert len(animals) == 1  # what is learnt in the end: the vehicles
+    random = claims(of_one_accuracy(design(Request(ten, experiments="transfer,random-filters"))))
+    assert {claim.id: claim.given for claim in random}["Y6"] == ""
+
+
 def test_claims_need_the_runs_and_the_net_they_are_about() -> None:
     rows = made_up(made_of_two_causes)
     only = rows[rows["experiment"].isna() | (rows["experiment"] == "transfer")]

@@ -75,7 +75,7 @@ class Claim:
     p: float | None = None  # 0.05 or less where the verdict is decided; see HOW
     adjusted: float | None = None  # p, corrected for all claims of the report
     cluster: str = "class split"  # what a cluster is: a category, a draw of known classes
-    given: str = ""  # what the interval is conditional on, where there is one cluster only
+    given: str = ""  # what the interval is conditional on: a single cluster, the two kinds that classes are of
 
     @property
     def outlasts(self) -> bool | None:
@@ -184,7 +184,7 @@ class Mean:
     estimate: float
     bounds: Interval | None
     clusters: int
-    given: str = ""  # what the interval is conditional on, where there is one cluster only
+    given: str = ""  # what the interval is conditional on, as a claim has it
     values: tuple[float, ...] = ()  # of the clusters
     student: Student | None = None  # where its distribution is not that of `values`
 
@@ -192,13 +192,13 @@ class Mean:
 def over_clusters(values: "pd.Series[float]", level: float, cluster: str = "class split") -> Mean:
     """The mean of values whose index is (class split, source, trial), over class splits.
 
-    The first level of the index names what is independent (`cluster` says what that is), the second what repeats within
-    it, the third repetitions of that; what the levels are called makes no difference.
+    The first level of the index names what is independent (`cluster` says what that is), the second (or all up to the
+    last) what repeats within it, the last repetitions of that; what the levels are called makes no difference.
 
     Trials are averaged first, then the sources of one class split. Where there is one split only the interval is over
     its sources, and where there is one source only over its trials; `given` says so.
     """
-    by_source = values.groupby(level=[0, 1]).mean()
+    by_source = values.groupby(level=list(range(values.index.nlevels - 1))).mean()
     by_split = by_source.groupby(level=0).mean()
     estimate = float(by_split.mean())
     if len(by_split) > 1:

@@ -89,7 +89,8 @@ def fitted(request: Request, wanted: tuple[str, ...]) -> Design:
         rule = f"--split {request.split}" if request.split else f"--known {request.known} against the others"
         notes.append(
             f"dissimilar halves: {rule}, {width} classes each; seeds draw from the kind that has more and share the "
-            "other, so that intervals are given these two kinds"
+            "other, so that intervals are given these two kinds, and seeds that draw the same classes are one class "
+            "split"
         )
     elif request.experiments is None:
         notes.append("dissimilar halves: none, as no kinds were named (--split column:NAME, or --known LIST)")
