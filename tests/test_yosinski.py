@@ -136,6 +136,19 @@ def test_the_authors_nets_give_the_verdicts_that_their_numbers_support() -> None
     assert [found[name].pairs for name in ("Y1", "Y2", "Y4", "Y6")] == [8, 8, 10, 4]
 
 
+def test_what_the_paper_pooled_is_shown_and_not_counted() -> None:
+    """Bug: nine claims whose clusters share halves and bases eased the correction for all others, and were counted."""
+    found = of_the_authors()[1]
+    pooled = {name: claim for name, claim in found.items() if name.endswith(" unpaired")}
+    assert len(pooled) == 9
+    assert {(claim.tallied, claim.p, claim.outlasts) for claim in pooled.values()} == {(False, None, None)}
+    assert "reproduced" in {claim.verdict for claim in pooled.values()}
+    assert all(claim.tallied for name, claim in found.items() if name not in pooled)
+    whole = {claim.id: claim for claim in claims(made_up(made_of_two_causes))}
+    assert whole["Y5"].p is not None  # of independent groups, each net with its own base
+    assert {name for name, claim in whole.items() if claim.p is None} == set(pooled)
+
+
 def test_paired_and_pooled_differ_where_halves_differ() -> None:
     """By hand: AnB+ is of the halves 0B and 1B, which are easier than the mean half; so pooling adds half a point."""
     found = of_the_authors()[1]

@@ -47,6 +47,9 @@ HOW = {
     "p": "From the same distribution as the interval: 0.05 or less exactly where the verdict is reproduced or "
     "contradicted. It is two-sided for a direction; for an absence it is one-sided, of the two one-sided tests "
     "(within the point, or outside it) that the estimate speaks for.",
+    "As the paper counted": "Where a paper pooled all its nets as if they were independent, its contrast is shown so "
+    "too (“unpaired”), with the verdict that this would give. The nets share halves and bases, and the interval is too "
+    "narrow: such a claim stands beside the paired one, without a p, in neither the tally nor the correction.",
     "Many claims": "Of many claims some come out by chance. Beside each verdict stands whether it outlasts Benjamini "
     f"and Hochberg's correction for all tested claims of the report, at {100 * FALSE_DISCOVERIES:.0f} % false "
     "discoveries. Claims of one study share runs: they err together, and the correction does not make them "
@@ -76,6 +79,8 @@ class Claim:
     adjusted: float | None = None  # p, corrected for all claims of the report
     cluster: str = "class split"  # what a cluster is: a category, a draw of known classes
     given: str = ""  # what the interval is conditional on: a single cluster, the two kinds that classes are of
+
+    tallied: bool = True  # else the same contrast as a paper counted it, shown beside: no p, and no claim more
 
     @property
     def outlasts(self) -> bool | None:
@@ -235,7 +240,7 @@ def judged(claim: Claim, kind: Kind, mean: Mean | None, pairs: int) -> Claim:
         clusters=mean.clusters,
         verdict=(direction if kind == "direction" else absence)(mean.bounds, mean.clusters),
         rule=rule + (f"; this interval is {mean.given}" if mean.given else ""),
-        p=student.p(kind) if student and mean.clusters >= FEWEST_CLUSTERS else None,
+        p=student.p(kind) if student and mean.clusters >= FEWEST_CLUSTERS and claim.tallied else None,
         given=mean.given,
     )
 

@@ -1,8 +1,10 @@
 """What Yosinski et al. claim, Y1 to Y7, each as the one contrast that was written before the numbers; and the answer.
 
-Each claim is tested twice. *Paired*: a net is compared with nets of its own target half and class split, and intervals
+Each contrast is taken twice. *Paired*: a net is compared with nets of its own target half and class split, intervals
 are over class splits. *Unpaired*, as the paper's figures do: all nets of a condition are pooled and count as if they
-were independent (Welch's interval), although they share halves and bases, and conditions may be of other halves.
+were independent (Welch's interval), although they share halves and bases, and conditions may be of other halves: shown
+beside the paired claims, and not counted. Y5 compares two independent groups of class splits, each net with its own
+base; only its twin pools nets.
 """
 
 from collections.abc import Sequence
@@ -222,8 +224,9 @@ def _against_filters(nets: Nets, distant: Nets, filters: Nets) -> list[Claim]:
 
 
 def _claim(name: str, says: str, quantity: str, published: str) -> Claim:
-    cluster = "net" if name.endswith(" unpaired") else "class split"
-    return replace(unmeasured(name, PAPER, says, quantity, cluster=cluster), published=LOGS.format(published))
+    paired = not name.endswith(" unpaired")
+    claim = unmeasured(name, PAPER, says, quantity, cluster="class split" if paired else "net")
+    return replace(claim, published=LOGS.format(published), tallied=paired)
 
 
 def losses(rows: pd.DataFrame) -> pd.DataFrame:
