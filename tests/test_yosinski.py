@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from layerwise.claims import Claim, interval, unpaired
+from layerwise.claims import HOW, Claim, interval, unpaired
 from layerwise.data import make
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError
@@ -256,8 +256,12 @@ def test_demo_has_one_direction_and_five_splits(ten: DataSet) -> None:
 
 
 def test_what_is_compared_is_paired(ten: DataSet) -> None:
-    """All transfers of a trial share fresh weights and data order; trials and class splits do not."""
-    found = [c for c in cells(design(Request(ten, trials=2, seeds=2))) if c.run.source is not None]
+    """All transfers of a trial share fresh weights and data order; trials and class splits do not, nor do bases.
+
+    A base shares classes and samples with the nets it is compared with, but begins on its own, as it is a source too.
+    """
+    every = list(cells(design(Request(ten, trials=2, seeds=2))))
+    found = [c for c in every if c.run.source is not None]
     heads: dict[tuple[int, int | None], set[bytes]] = {}
     orders: dict[tuple[int, int | None], set[bytes]] = {}
     for cell in found:
@@ -265,6 +269,20 @@ def test_what_is_compared_is_paired(ten: DataSet) -> None:
         orders.setdefault((cell.seed, cell.trial), set()).add(next(batches(cell.run, 0, 450)).numpy().tobytes())
     assert {len(same) for same in (*heads.values(), *orders.values())} == {1}
     assert len({next(iter(same)) for same in heads.values()}) == len(heads) == 4
+    bases = [c for c in every if (c.experiment, c.condition) == ("transfer", "base") and c.trial is not None]
+    assert len(bases) == 2
+    for base in bases:
+        assert {cell.run.task for cell in found if cell.seed == base.seed} == {base.run.task}
+        assert head(base.run).numpy().tobytes() not in set().union(*heads.values())
+        assert next(batches(base.run, 0, 450)).numpy().tobytes() not in set().union(*orders.values())
+    assert "as Yosinski's bases are" in HOW["One contrast"]
+
+
+def test_random_filters_begin_as_their_base_does(ten: DataSet) -> None:
+    found = list(cells(design(Request(ten, seeds=1, experiments="random-filters"))))
+    assert {cell.condition for cell in found} == {"base", "random filters"}
+    assert len({head(cell.run).numpy().tobytes() for cell in found}) == 1
+    assert len({next(batches(cell.run, 0, 450)).numpy().tobytes() for cell in found}) == 1
 
 
 def head(run: Run) -> torch.Tensor:

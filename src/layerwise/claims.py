@@ -32,8 +32,9 @@ RULES = {
 LEVELS = {"direction": 0.95, "absence": 0.90}
 HOW = {
     "One contrast": "Each claim is one difference between runs, written down before the numbers; never the largest of "
-    "several. Runs that are compared share classes, samples, fresh weights and the order of the data, so that "
-    "differences are those of pairs, unless a claim says that it is unpaired.",
+    "several. Runs that are compared share classes and samples, so that differences are those of pairs, unless a claim "
+    "says that it is unpaired. They share fresh weights and the order of the data too, but where one is itself a "
+    "source, as Yosinski's bases are: what is copied from a source and what is fresh must not have begun together.",
     "Direction": f"“A beats B” is {RULES['direction']}, else undecided.",
     "Absence": f"“No dip” or “stops growing” is {RULES['absence']}, else undecided: to have seen nothing does not show "
     "that there is nothing.",
