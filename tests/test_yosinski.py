@@ -244,6 +244,25 @@ def test_the_papers_recipe(ten: DataSet) -> None:
     assert not recipe.frozen_dropout
 
 
+def test_paper_scale_takes_the_papers_net_where_images_fit(ten: DataSet) -> None:
+    """Bug: small8 was the default at every scale, and refused the images of the paper's size."""
+    stands_in = "net: small8 in the place of the paper's alexnet8, which takes colour images of 224x224 (--resize 224)"
+    small = design(Request(ten, scale="paper"))
+    assert (small.net, stands_in in small.notes) == ("small8", True)
+    assert stands_in not in design(Request(ten)).notes
+    colour = data_like(8, 4, channels=3)
+    big = make("big", np.repeat(np.repeat(colour.images, 7, 2), 7, 3), colour.labels, colour.class_names)
+    made = design(Request(big, scale="paper"))
+    assert (made.net, made.target.frozen_dropout) == ("alexnet8", True)
+    assert not [note for note in made.notes if note.startswith("net: ")]
+    assert [note[-36:] for note in made.notes if note.startswith("random filters: ")] == [
+        "pass --net alexnet8he, which has He's"[-36:]
+    ]
+    he = design(Request(big, scale="paper", net="alexnet8he"))
+    assert he.target.frozen_dropout
+    assert not [note for note in he.notes if note.startswith(("net: ", "random filters: "))]
+
+
 def test_demo_has_one_direction_and_five_splits(ten: DataSet) -> None:
     made = design(Request(ten))
     found = list(cells(made))
