@@ -590,6 +590,7 @@ def test_figures_are_drawn_from_the_rows() -> None:
     gains = drawn["Where tuning begins, and what it gains"].table.set_index(["begin", "n"])["gain"]
     assert gains["trained on A (AnB+)", 3] == pytest.approx(0.03, abs=0.0003)
     assert len(drawn) == 4
+    assert {claim.id.partition(" ")[0] for claim in claims(rows)} == {c for f in drawn.values() for c in f.claims}
     assert figures(rows[rows["run_key"].isna()]) == ()
 
 
