@@ -144,13 +144,26 @@ def test_rank_correlation_by_hand() -> None:
     assert again == pytest.approx(1.0)  # both trials have the same gains
 
 
-def test_over_layers_depth_counts_too() -> None:
-    """No class differs from another; but layer 2 gains more and has the larger error."""
+def test_depth_alone_tells_nothing_of_which_layer_for_which_class() -> None:
+    """Bug: where no class differs from another, but layer 2 gains more and has the larger error, S4 layers was 1."""
     rows = accuracy_rows(lambda what, digit, _t: {"none": 0.5, "conv1": 0.5, "conv2": 0.6, "all": 0.7}[what])
     errors = predictor_rows("decoder_raw_error", lambda layer, _digit: {"conv1": 1.0, "conv2": 2.0}[layer])
     found = with_derived(rows + errors)
-    assert pick(found, quantity=OVER, condition="decoder error")["value"].item() == pytest.approx(1.0)
-    assert pick(found, quantity=WITHIN, condition="decoder error")["value"].isna().all()
+    for quantity in (OVER, WITHIN):
+        assert pick(found, quantity=quantity, condition="decoder error")["value"].isna().all()
+    assert {claim.id: claim.estimate for claim in claims(found)}["S4 layers"] is None
+
+
+def test_over_layers_each_is_less_its_layers_mean() -> None:
+    """The deeper layer has larger errors and gains less; less these means error and gain rank its classes alike."""
+    gain = {"none": 0.0, "conv1": 0.2, "conv2": 0.1, "all": 0.2}
+    rows = accuracy_rows(lambda what, digit, _t: 0.3 + gain[what] + 0.01 * digit * (what != "none"), seeds=5)
+    errors = predictor_rows("decoder_raw_error", lambda layer, digit: digit + 100.0 * (layer == "conv2"), seeds=5)
+    found = with_derived(rows + errors)
+    assert pick(found, quantity=OVER, condition="decoder error")["value"].tolist() == pytest.approx([1.0] * 5)
+    by = {claim.id: claim for claim in claims(found)}
+    assert (by["S4 layers"].estimate, by["S4 layers"].verdict) == (pytest.approx(1.0), "reproduced")
+    assert by["S4 layers"].quantity.endswith("each less its layer's mean")
 
 
 def test_one_trial_has_no_second_measurement() -> None:

@@ -85,7 +85,7 @@ def scattered(rows: pd.DataFrame) -> Iterator[Figure]:
 def forest(rows: pd.DataFrame) -> Iterator[Figure]:
     """How well each predictor's ranks agree with those of the gains."""
     parts = []
-    for quantity, told in ((WITHIN, "of classes, within a layer"), (OVER, "of classes and layers together")):
+    for quantity, told in ((WITHIN, "of classes, within a layer"), (OVER, "of both together, less layer means")):
         found = pick(rows, quantity=quantity).dropna(subset=["value"])
         found = found.groupby([*OF_DRAW, "condition"], as_index=False)["value"].mean().assign(trial=0)
         if len(found):

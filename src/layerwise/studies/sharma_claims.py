@@ -159,8 +159,8 @@ def _retraining(rows: pd.DataFrame) -> list[Claim]:
     for name, says, quantity, which in (
         ("S4", "A class's decoder error at a layer tells what retraining the layer gains for it", WITHIN,
          "over the unknown classes, mean over layers"),
-        ("S4 layers", "Decoder errors tell which layer to retrain for which class", OVER,
-         "over unknown classes and layers together"),
+        ("S4 layers", "Decoder errors tell which layer to retrain for which class, beyond its depth", OVER,
+         "over unknown classes and layers together, each less its layer's mean"),
     ):  # fmt: skip
         contrast = correlation(rows, PAPERS, quantity)
         told = f"rank correlation of the raw decoder error with the gain in test accuracy, {which}"
