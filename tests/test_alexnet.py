@@ -57,6 +57,23 @@ def test_caffes_reference_net_starts_as_in_caffe(caffenet: nn.Module) -> None:
         assert abs(weights.mean().item()) < 0.0002
 
 
+def test_with_hes_initialisation_it_is_the_same_net_and_keeps_its_signal() -> None:
+    """Deviations sqrt(2 / inputs) of a group, 0.01 in the head; pixels come with deviation 1."""
+    net = build("alexnet8he", (3, 224, 224), 100, 0).eval()
+    sizes = {name: sum(p.numel() for p in layer.parameters()) for name, layer in net.named_children()}
+    assert sizes == {**SIZES, "fc8": 100 * 4_097}
+    for name, layer in net.named_children():
+        module = next(one for one in layer.modules() if isinstance(one, nn.Conv2d | nn.Linear))
+        inputs = module.weight[0].numel()
+        wanted = 0.01 if name == "fc8" else (2 / inputs) ** 0.5
+        assert module.weight.flatten()[:30_000].std().item() == pytest.approx(wanted, rel=0.03)
+        assert module.bias is not None
+        assert module.bias.abs().max() == 0
+    assert NETS["alexnet8he"].std != NETS["alexnet8"].std
+    with pytest.raises(LayersError, match="net 'alexnet8he' takes 224x224 colour images"):
+        build("alexnet8he", (1, 224, 224), 100, 0)
+
+
 def test_its_first_layer_by_hand(caffenet: nn.Module) -> None:
     """Convolution, ReLU, pooling over windows that reach beyond the edge, then normalisation: in CaffeNet's order."""
     images = 60 * torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))

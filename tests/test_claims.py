@@ -428,6 +428,15 @@ def test_the_rules_are_written_once_and_say_what_the_code_does() -> None:
     assert f"from {BOOTSTRAP_FROM} different ones on" in text
 
 
+def test_a_claim_as_its_paper_counted_has_a_verdict_and_no_part_in_the_correction() -> None:
+    groups = unpaired([0.31, 0.3, 0.29, 0.32, 0.3], [0.1, 0.11, 0.09, 0.1, 0.12], 0.95)
+    twin = judged(replace(CLAIM, tallied=False), "direction", groups, 0)
+    assert (twin.verdict, twin.p) == ("reproduced", None)
+    tested = replace(CLAIM, p=0.04)
+    assert [claim.adjusted for claim in corrected([tested, twin])] == [0.04, None]
+    assert "neither the tally nor the correction" in HOW["As the paper counted"]
+
+
 def test_many_claims_are_corrected_together() -> None:
     """Benjamini and Hochberg by hand: p 0.01, 0.02, 0.04 of three become 0.03, 0.03, 0.04; one without p stays so."""
     made = [replace(unmeasured(f"Z{k}", "paper", "", ""), p=p) for k, p in enumerate((0.04, 0.01, None, 0.02))]

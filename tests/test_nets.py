@@ -23,7 +23,7 @@ COLOUR = (3, 32, 32)
 
 def shape(name: str) -> tuple[int, int, int]:
     """Of images that the net takes: its normalisation says how many channels."""
-    side = 224 if name == "alexnet8" else 32
+    side = 224 if name.startswith("alexnet8") else 32
     return len(NETS[name].mean), side, side
 
 

@@ -279,6 +279,21 @@ def test_the_board_has_a_row_for_each_claim_that_leads_to_its_figure_or_study(bo
     assert "outlasts the correction: p 0.020, corrected 0.030" in text
 
 
+def test_what_a_paper_pooled_is_shown_and_not_counted(tmp_path: Path) -> None:
+    """A twin of a claim has its row and verdict, but the board's tally, answer and findings are without it."""
+    board = board_of("one")
+    twin = {**board.reports[0].claims[0], "id": "T1 unpaired", "tallied": False, "p": None, "adjusted": None}
+    report = replace(board.reports[0], claims=[twin, *board.reports[0].claims])
+    write_scoreboard(tmp_path / "report.html", replace(board, reports=(report,)))
+    text = " ".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text.split())
+    assert "Of 3 claims: 1 reproduced, 1 contradicted, 1 undecided. 1 of 2 verdicts" in text
+    assert "One: T1 reproduced; T2 contradicted; T3 undecided." in text
+    assert "✓ 1 reproduced ✗ 1 contradicted ? 1 undecided" in text
+    assert "Of this report 3 claims were tested." in text
+    assert "T1 unpaired statement T1" in text
+    assert "✓ reproduced as the paper counted: not in the tally" in text
+
+
 def test_runs_of_two_studies_with_claims_of_one_name_are_kept_apart(board: Page) -> None:
     assert list(board.data["claims"]) == [f"{name} T{k}" for name in ("one", "two") for k in (1, 2, 3)]
     buttons = [a["data-claim"] for tag, a in board.elements if tag == "button" and "data-claim" in a]

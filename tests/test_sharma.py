@@ -19,6 +19,7 @@ from layerwise.measure import Bench
 from layerwise.nets import architecture, build
 from layerwise.outputs import Study, figures
 from layerwise.report.page import spec
+from layerwise.report.study import part
 from layerwise.rows import frame, pick
 from layerwise.run import Run, key
 from layerwise.start import begin
@@ -57,7 +58,7 @@ def paper_rows() -> pd.DataFrame:
         same = {"target_task": "paper", "seed": 0, "run_key": "paper", "net": "sharma", **about}
         for layer, error in zip(("conv1", "conv2"), errors, strict=True):
             rows.append({**same, "layer": layer, "quantity": "decoder_raw_error", "value": error})
-        for condition, error in zip(("trained", "untrained"), INVERSIONS[digit], strict=True):
+        for condition, error in zip(("trained", "untrained"), INVERSIONS[digit][1:], strict=True):
             row = {**same, "layer": "conv2", "experiment": "inversion", "condition": condition, "value": error}
             rows.append({**row, "quantity": "inversion_image_error"})
     return frame(rows)
@@ -143,13 +144,26 @@ def test_rank_correlation_by_hand() -> None:
     assert again == pytest.approx(1.0)  # both trials have the same gains
 
 
-def test_over_layers_depth_counts_too() -> None:
-    """No class differs from another; but layer 2 gains more and has the larger error."""
+def test_depth_alone_tells_nothing_of_which_layer_for_which_class() -> None:
+    """Bug: where no class differs from another, but layer 2 gains more and has the larger error, S4 layers was 1."""
     rows = accuracy_rows(lambda what, digit, _t: {"none": 0.5, "conv1": 0.5, "conv2": 0.6, "all": 0.7}[what])
     errors = predictor_rows("decoder_raw_error", lambda layer, _digit: {"conv1": 1.0, "conv2": 2.0}[layer])
     found = with_derived(rows + errors)
-    assert pick(found, quantity=OVER, condition="decoder error")["value"].item() == pytest.approx(1.0)
-    assert pick(found, quantity=WITHIN, condition="decoder error")["value"].isna().all()
+    for quantity in (OVER, WITHIN):
+        assert pick(found, quantity=quantity, condition="decoder error")["value"].isna().all()
+    assert {claim.id: claim.estimate for claim in claims(found)}["S4 layers"] is None
+
+
+def test_over_layers_each_is_less_its_layers_mean() -> None:
+    """The deeper layer has larger errors and gains less; less these means error and gain rank its classes alike."""
+    gain = {"none": 0.0, "conv1": 0.2, "conv2": 0.1, "all": 0.2}
+    rows = accuracy_rows(lambda what, digit, _t: 0.3 + gain[what] + 0.01 * digit * (what != "none"), seeds=5)
+    errors = predictor_rows("decoder_raw_error", lambda layer, digit: digit + 100.0 * (layer == "conv2"), seeds=5)
+    found = with_derived(rows + errors)
+    assert pick(found, quantity=OVER, condition="decoder error")["value"].tolist() == pytest.approx([1.0] * 5)
+    by = {claim.id: claim for claim in claims(found)}
+    assert (by["S4 layers"].estimate, by["S4 layers"].verdict) == (pytest.approx(1.0), "reproduced")
+    assert by["S4 layers"].quantity.endswith("each less its layer's mean")
 
 
 def test_one_trial_has_no_second_measurement() -> None:
@@ -399,7 +413,7 @@ def test_nothing_that_is_looked_at_was_learnt_or_is_tested(small: tuple[Study, P
 def test_figures_show_what_is_in_the_rows(small: tuple[Study, Path]) -> None:
     rows = small[0].rows
     made = {figure.title: figure for figure in figures("sharma", rows)}
-    assert len(made) == 9
+    assert len(made) == 13
     for figure in made.values():
         assert spec(figure.chart)
         assert figure.section in {"levels", "learning", "inside"}
@@ -409,9 +423,61 @@ def test_figures_show_what_is_in_the_rows(small: tuple[Study, Path]) -> None:
     gained = pick(rows, quantity="gain", seed=1, layer="conv2", class_name=points.iloc[-1]["class_name"])
     mine = points[(points["seed"] == 1) & (points["layer"] == "conv2")].set_index("class_name")["gain"]
     assert mine[points.iloc[-1]["class_name"]] == pytest.approx(gained["value"].mean())
-    errors = made["The decoder's error for each class"].table.set_index(["layer", "class_name", "group"]).sort_index()
-    assert errors.loc[("conv2", "8"), "paper"].tolist()[0] == DECODERS["8"][1]
     assert figures("sharma", frame([])) == ()
+
+
+def test_every_claim_has_a_figure_that_names_it(small: tuple[Study, Path]) -> None:
+    """Bug: nothing showed S5, and the scoreboard's link led to the study."""
+    links = {shown.claim["id"]: shown.link for shown in part(small[0].contents).claims}
+    assert set(links) == {claim.id for claim in claims(frame([]))}
+    assert {link.partition("-")[0] for link in links.values()} == {"figure"}
+
+
+def test_tables_are_laid_out_like_the_papers(small: tuple[Study, Path]) -> None:
+    """Digit, layer 1, layer 2, layer 2 untrained: its ten lines are those of the first draw, 0-4 known and 5-9 not."""
+    rows = small[0].rows
+    made = {figure.title: figure.table for figure in figures("sharma", rows)}
+    lines = [[digit, "known" if digit in "01234" else "unknown"] for digit in "0123456789"]
+    inverted = made["Images found by inversion of sharma, for each class"]
+    titles = ["conv1", "conv2", "conv2 untrained"]
+    assert list(inverted) == [
+        "class_name", "group", *titles, *(f"mean {title}" for title in titles), "draws", *(f"paper {t}" for t in titles)
+    ]  # fmt: skip
+    assert inverted[["class_name", "group"]].to_numpy().tolist() == lines  # one draw was inverted
+    papers = inverted[[f"paper {title}" for title in titles]].to_numpy().tolist()
+    assert papers == [list(INVERSIONS[digit]) for digit in "0123456789"]
+    untrained = pick(rows, quantity="inversion_image_error", experiment="inversion", condition="untrained")
+    of_eight = pick(untrained, layer="conv2", class_name="8")["value"].item()
+    assert inverted.set_index("class_name")["conv2 untrained"]["8"] == pytest.approx(of_eight)
+    deep = made["Images found by inversion of vgg19narrow, for each class"]
+    assert list(deep)[2:8] == [f"conv{k}{told}" for told in ("", " untrained") for k in (1, 2, 16)]
+    decoded = made["The decoder's error for each class"]
+    assert list(decoded)[2:] == ["conv1", "conv2", "mean conv1", "mean conv2", "draws", "paper conv1", "paper conv2"]
+    assert decoded[["class_name", "group"]].head(10).to_numpy().tolist() == lines
+    assert decoded["conv2"].notna().tolist() == [True] * 10 + [False] * (len(decoded) - 10)
+    at = decoded.set_index(["class_name", "group"])
+    assert at.loc[("8", "unknown"), ["paper conv1", "paper conv2"]].tolist() == list(DECODERS["8"])
+    of_seven = pick(rows, quantity="decoder_raw_error", condition="trained", layer="conv1", class_name="7")
+    first = pick(of_seven, seed=0)["value"].item()
+    unknown = pick(of_seven, group="unknown")["value"]
+    assert at.loc[("7", "unknown"), ["conv1", "mean conv1", "draws"]].tolist() == [
+        pytest.approx(first), pytest.approx(unknown.mean()), len(unknown)
+    ]  # fmt: skip
+    spread = made["How wide each class lies"]
+    assert list(spread)[2:5] == ["pixels", "conv1", "conv2"]
+    assert spread[["class_name", "group"]].head(10).to_numpy().tolist() == lines
+
+
+def test_the_nearest_known_classes_by_hand() -> None:
+    """9 looks like 1 and lies nearest 0 in both layers; all others look like 0 and lie nearest it."""
+    (found,) = (figure for figure in figures("sharma", whole(3)) if figure.claims == ("S5",))
+    assert list(found.table) == [
+        "class_name", "pixels", "conv1", "conv2", "as in pixels at conv1", "as in pixels at conv2", "draws"
+    ]  # fmt: skip
+    assert found.table.to_numpy().tolist() == [
+        *([digit, "0", "0", "0", 1.0, 1.0, 3] for digit in "5678"), ["9", "1", "0", "0", 0.0, 0.0, 3]
+    ]  # fmt: skip
+    assert spec(found.chart)
 
 
 def test_sources_that_did_not_learn_are_said(ten: DataSet) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from layerwise.claims import Claim, interval, unpaired
+from layerwise.claims import HOW, Claim, interval, unpaired
 from layerwise.data import make
 from layerwise.data.dataset import DataSet
 from layerwise.errors import StudyError
@@ -136,6 +136,19 @@ def test_the_authors_nets_give_the_verdicts_that_their_numbers_support() -> None
     assert [found[name].pairs for name in ("Y1", "Y2", "Y4", "Y6")] == [8, 8, 10, 4]
 
 
+def test_what_the_paper_pooled_is_shown_and_not_counted() -> None:
+    """Bug: nine claims whose clusters share halves and bases eased the correction for all others, and were counted."""
+    found = of_the_authors()[1]
+    pooled = {name: claim for name, claim in found.items() if name.endswith(" unpaired")}
+    assert len(pooled) == 9
+    assert {(claim.tallied, claim.p, claim.outlasts) for claim in pooled.values()} == {(False, None, None)}
+    assert "reproduced" in {claim.verdict for claim in pooled.values()}
+    assert all(claim.tallied for name, claim in found.items() if name not in pooled)
+    whole = {claim.id: claim for claim in claims(made_up(made_of_two_causes))}
+    assert whole["Y5"].p is not None  # of independent groups, each net with its own base
+    assert {name for name, claim in whole.items() if claim.p is None} == set(pooled)
+
+
 def test_paired_and_pooled_differ_where_halves_differ() -> None:
     """By hand: AnB+ is of the halves 0B and 1B, which are easier than the mean half; so pooling adds half a point."""
     found = of_the_authors()[1]
@@ -231,6 +244,25 @@ def test_the_papers_recipe(ten: DataSet) -> None:
     assert not recipe.frozen_dropout
 
 
+def test_paper_scale_takes_the_papers_net_where_images_fit(ten: DataSet) -> None:
+    """Bug: small8 was the default at every scale, and refused the images of the paper's size."""
+    stands_in = "net: small8 in the place of the paper's alexnet8, which takes colour images of 224x224 (--resize 224)"
+    small = design(Request(ten, scale="paper"))
+    assert (small.net, stands_in in small.notes) == ("small8", True)
+    assert stands_in not in design(Request(ten)).notes
+    colour = data_like(8, 4, channels=3)
+    big = make("big", np.repeat(np.repeat(colour.images, 7, 2), 7, 3), colour.labels, colour.class_names)
+    made = design(Request(big, scale="paper"))
+    assert (made.net, made.target.frozen_dropout) == ("alexnet8", True)
+    assert not [note for note in made.notes if note.startswith("net: ")]
+    assert [note[-36:] for note in made.notes if note.startswith("random filters: ")] == [
+        "pass --net alexnet8he, which has He's"[-36:]
+    ]
+    he = design(Request(big, scale="paper", net="alexnet8he"))
+    assert he.target.frozen_dropout
+    assert not [note for note in he.notes if note.startswith(("net: ", "random filters: "))]
+
+
 def test_demo_has_one_direction_and_five_splits(ten: DataSet) -> None:
     made = design(Request(ten))
     found = list(cells(made))
@@ -243,8 +275,12 @@ def test_demo_has_one_direction_and_five_splits(ten: DataSet) -> None:
 
 
 def test_what_is_compared_is_paired(ten: DataSet) -> None:
-    """All transfers of a trial share fresh weights and data order; trials and class splits do not."""
-    found = [c for c in cells(design(Request(ten, trials=2, seeds=2))) if c.run.source is not None]
+    """All transfers of a trial share fresh weights and data order; trials and class splits do not, nor do bases.
+
+    A base shares classes and samples with the nets it is compared with, but begins on its own, as it is a source too.
+    """
+    every = list(cells(design(Request(ten, trials=2, seeds=2))))
+    found = [c for c in every if c.run.source is not None]
     heads: dict[tuple[int, int | None], set[bytes]] = {}
     orders: dict[tuple[int, int | None], set[bytes]] = {}
     for cell in found:
@@ -252,6 +288,20 @@ def test_what_is_compared_is_paired(ten: DataSet) -> None:
         orders.setdefault((cell.seed, cell.trial), set()).add(next(batches(cell.run, 0, 450)).numpy().tobytes())
     assert {len(same) for same in (*heads.values(), *orders.values())} == {1}
     assert len({next(iter(same)) for same in heads.values()}) == len(heads) == 4
+    bases = [c for c in every if (c.experiment, c.condition) == ("transfer", "base") and c.trial is not None]
+    assert len(bases) == 2
+    for base in bases:
+        assert {cell.run.task for cell in found if cell.seed == base.seed} == {base.run.task}
+        assert head(base.run).numpy().tobytes() not in set().union(*heads.values())
+        assert next(batches(base.run, 0, 450)).numpy().tobytes() not in set().union(*orders.values())
+    assert "as Yosinski's bases are" in HOW["One contrast"]
+
+
+def test_random_filters_begin_as_their_base_does(ten: DataSet) -> None:
+    found = list(cells(design(Request(ten, seeds=1, experiments="random-filters"))))
+    assert {cell.condition for cell in found} == {"base", "random filters"}
+    assert len({head(cell.run).numpy().tobytes() for cell in found}) == 1
+    assert len({next(batches(cell.run, 0, 450)).numpy().tobytes() for cell in found}) == 1
 
 
 def head(run: Run) -> torch.Tensor:
@@ -419,6 +469,53 @@ def test_trials_of_a_half_are_no_replicates_and_share_its_base() -> None:
         assert (twice[name].clusters, twice[name].pairs) == (5, 2 * once[name].pairs)
 
 
+def of_one_accuracy(made: Design) -> pd.DataFrame:
+    """Rows of the whole grid; what it measures is made up: frozen layers lose, random filters more."""
+    lost = {"AnB": 0.01, "random filters": 0.06}
+    curves = {
+        key(cell.run): (9, "test", "accuracy", 0.8 - lost.get(cell.condition, 0) * cell.n + 0.001 * cell.seed)
+        for cell in cells(made)
+    }
+    return table(made, {name: Result(name, (point,), 0, 0) for name, point in curves.items()}, {})
+
+
+def test_seeds_with_the_same_dissimilar_classes_are_one_class_split(ten: DataSet) -> None:
+    """Bug: with two kinds of equally many classes five seeds trained on the same halves were five clusters."""
+    made = design(Request(ten, known="0-4", experiments="transfer,dissimilar,random-filters"))
+    tasks = {cell.run.task.name for cell in cells(made) if cell.experiment == "dissimilar"}
+    assert len(tasks) == 2
+    rows = of_one_accuracy(made)
+    found = {claim.id: claim for claim in claims(rows)}
+    assert [(found[n].clusters, found[n].verdict) for n in ("Y5", "Y6", "Y1")] == [
+        (1, "undecided"), (1, "undecided"), (5, "reproduced")
+    ]  # fmt: skip
+    assert found["Y5"].quantity.endswith("1 class splits against 5")
+    by_seed = pick(rows, experiment="dissimilar", condition="AnB", quantity="accuracy")
+    assert by_seed["seed"].nunique() == 5
+    assert found["Y6"].given == "given one class split of these two kinds of classes"
+    assert found["Y6"].interval is not None  # over its five sources
+    kept = next(figure for figure in figures(rows) if figure.title == "Distant tasks and random filters")
+    assert set(kept.table.groupby("group")["class_splits"].first().items()) == {
+        ("AnB, random halves", 5), ("AnB, dissimilar halves", 1), ("random filters, all classes", 5)
+    }  # fmt: skip
+    assert kept.caption.endswith("Those of dissimilar halves are given these two kinds of classes.")
+
+
+def test_dissimilar_halves_that_share_a_kind_are_given_it(ten: DataSet) -> None:
+    """Six animals and four vehicles: each seed has its own four animals, but no other vehicles, and no other kinds."""
+    made = design(Request(ten, split="column:kind", experiments="transfer,dissimilar,random-filters"))
+    animals = {cell.run.task.name for cell in cells(made) if cell.experiment == "dissimilar" and cell.n}
+    found = {claim.id: claim for claim in claims(of_one_accuracy(made))}
+    for name in ("Y5", "Y6"):
+        assert found[name].clusters == len({tuple(kinds(made.request, seed, 4)) for seed in range(5)}) >= 2
+        assert found[name].given == "given these two kinds of classes"
+        assert found[name].rule.endswith("; this interval is given these two kinds of classes")
+    assert found["Y1"].given == ""
+    assert len(animals) == 1  # what is learnt in the end: the vehicles
+    random = claims(of_one_accuracy(design(Request(ten, experiments="transfer,random-filters"))))
+    assert {claim.id: claim.given for claim in random}["Y6"] == ""
+
+
 def test_claims_need_the_runs_and_the_net_they_are_about() -> None:
     rows = made_up(made_of_two_causes)
     only = rows[rows["experiment"].isna() | (rows["experiment"] == "transfer")]
@@ -493,6 +590,7 @@ def test_figures_are_drawn_from_the_rows() -> None:
     gains = drawn["Where tuning begins, and what it gains"].table.set_index(["begin", "n"])["gain"]
     assert gains["trained on A (AnB+)", 3] == pytest.approx(0.03, abs=0.0003)
     assert len(drawn) == 4
+    assert {claim.id.partition(" ")[0] for claim in claims(rows)} == {c for f in drawn.values() for c in f.claims}
     assert figures(rows[rows["run_key"].isna()]) == ()
 
 

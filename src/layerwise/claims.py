@@ -32,8 +32,9 @@ RULES = {
 LEVELS = {"direction": 0.95, "absence": 0.90}
 HOW = {
     "One contrast": "Each claim is one difference between runs, written down before the numbers; never the largest of "
-    "several. Runs that are compared share classes, samples, fresh weights and the order of the data, so that "
-    "differences are those of pairs, unless a claim says that it is unpaired.",
+    "several. Runs that are compared share classes and samples, so that differences are those of pairs, unless a claim "
+    "says that it is unpaired. They share fresh weights and the order of the data too, but where one is itself a "
+    "source, as Yosinski's bases are: what is copied from a source and what is fresh must not have begun together.",
     "Direction": f"“A beats B” is {RULES['direction']}, else undecided.",
     "Absence": f"“No dip” or “stops growing” is {RULES['absence']}, else undecided: to have seen nothing does not show "
     "that there is nothing.",
@@ -47,6 +48,9 @@ HOW = {
     "p": "From the same distribution as the interval: 0.05 or less exactly where the verdict is reproduced or "
     "contradicted. It is two-sided for a direction; for an absence it is one-sided, of the two one-sided tests "
     "(within the point, or outside it) that the estimate speaks for.",
+    "As the paper counted": "Where a paper pooled all its nets as if they were independent, its contrast is shown so "
+    "too (“unpaired”), with the verdict that this would give. The nets share halves and bases, and the interval is too "
+    "narrow: such a claim stands beside the paired one, without a p, in neither the tally nor the correction.",
     "Many claims": "Of many claims some come out by chance. Beside each verdict stands whether it outlasts Benjamini "
     f"and Hochberg's correction for all tested claims of the report, at {100 * FALSE_DISCOVERIES:.0f} % false "
     "discoveries. Claims of one study share runs: they err together, and the correction does not make them "
@@ -75,7 +79,9 @@ class Claim:
     p: float | None = None  # 0.05 or less where the verdict is decided; see HOW
     adjusted: float | None = None  # p, corrected for all claims of the report
     cluster: str = "class split"  # what a cluster is: a category, a draw of known classes
-    given: str = ""  # what the interval is conditional on, where there is one cluster only
+    given: str = ""  # what the interval is conditional on: a single cluster, the two kinds that classes are of
+
+    tallied: bool = True  # else the same contrast as a paper counted it, shown beside: no p, and no claim more
 
     @property
     def outlasts(self) -> bool | None:
@@ -184,7 +190,7 @@ class Mean:
     estimate: float
     bounds: Interval | None
     clusters: int
-    given: str = ""  # what the interval is conditional on, where there is one cluster only
+    given: str = ""  # what the interval is conditional on, as a claim has it
     values: tuple[float, ...] = ()  # of the clusters
     student: Student | None = None  # where its distribution is not that of `values`
 
@@ -192,13 +198,13 @@ class Mean:
 def over_clusters(values: "pd.Series[float]", level: float, cluster: str = "class split") -> Mean:
     """The mean of values whose index is (class split, source, trial), over class splits.
 
-    The first level of the index names what is independent (`cluster` says what that is), the second what repeats within
-    it, the third repetitions of that; what the levels are called makes no difference.
+    The first level of the index names what is independent (`cluster` says what that is), the second (or all up to the
+    last) what repeats within it, the last repetitions of that; what the levels are called makes no difference.
 
     Trials are averaged first, then the sources of one class split. Where there is one split only the interval is over
     its sources, and where there is one source only over its trials; `given` says so.
     """
-    by_source = values.groupby(level=[0, 1]).mean()
+    by_source = values.groupby(level=list(range(values.index.nlevels - 1))).mean()
     by_split = by_source.groupby(level=0).mean()
     estimate = float(by_split.mean())
     if len(by_split) > 1:
@@ -235,7 +241,7 @@ def judged(claim: Claim, kind: Kind, mean: Mean | None, pairs: int) -> Claim:
         clusters=mean.clusters,
         verdict=(direction if kind == "direction" else absence)(mean.bounds, mean.clusters),
         rule=rule + (f"; this interval is {mean.given}" if mean.given else ""),
-        p=student.p(kind) if student and mean.clusters >= FEWEST_CLUSTERS else None,
+        p=student.p(kind) if student and mean.clusters >= FEWEST_CLUSTERS and claim.tallied else None,
         given=mean.given,
     )
 

@@ -138,7 +138,7 @@ class Scoreboard:
     def report(self, path: str | Path) -> Path:
         """Write the report of all as one HTML file, and give its path."""
         made = Board(
-            title=f"A scoreboard of {len(self.claims)} claims about transfer",
+            title=f"A scoreboard of {sum(claim.tallied for claim in self.claims)} claims about transfer",
             reports=tuple(study.contents for study in self.together),
             plan=self.plan,
             provenance=self.plan["provenance"],

@@ -14,8 +14,8 @@ StoreOption = Annotated[
 STORE = Path("layerwise-store")
 # For completion, without torch; a test holds them to layerwise.nets.
 NET_NAMES = (
-    "alexnet40", "alexnet40normal", "alexnet8", "lenet5", "lenet5relu", "resnet20", "resnet32", "sharma", "small40",
-    "small40normal", "small8", "small8bn", "vgg19narrow",
+    "alexnet40", "alexnet40normal", "alexnet8", "alexnet8he", "lenet5", "lenet5relu", "resnet20", "resnet32", "sharma",
+    "small40", "small40normal", "small8", "small8bn", "vgg19narrow",
 )  # fmt: skip
 PROBE_NAMES = (  # a test holds them to layerwise.probing
     "knn", "linear", "cka", "cka_debiased", "cka_minibatch", "cka_rbf", "cca_mean",

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from layerwise.errors import LayersError, StudyError, unknown
-from layerwise.nets.alexnet import alexnet8, small8, small8bn
+from layerwise.nets.alexnet import alexnet8, alexnet8he, small8, small8bn
 from layerwise.nets.alexnet40 import alexnet40, alexnet40normal, small40, small40normal
 from layerwise.nets.digits import sharma
 from layerwise.nets.kind import Architecture
@@ -33,6 +33,7 @@ NETS: dict[str, Architecture] = {
     "alexnet40": Architecture(alexnet40, *AS_THEY_ARE),
     "alexnet40normal": Architecture(alexnet40normal, *AS_THEY_ARE),
     "alexnet8": Architecture(alexnet8, CAFFE_MEAN, CAFFE_STD),
+    "alexnet8he": Architecture(alexnet8he, COLOUR_MEAN, COLOUR_STD),
     "lenet5": Architecture(lenet5, (INK_MEAN,), (INK_STD,)),
     "lenet5relu": Architecture(lenet5relu, (INK_MEAN,), (INK_STD,)),
     "resnet20": Architecture(resnet20, COLOUR_MEAN, COLOUR_STD),

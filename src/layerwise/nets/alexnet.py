@@ -3,7 +3,8 @@
 Yosinski, Clune, Bengio, Lipson 2014, https://arxiv.org/abs/1411.1792, trained the Caffe reference net, which is
 Krizhevsky's with each pooling before its normalisation (Jia et al. 2014, https://arxiv.org/abs/1408.5093). `alexnet8`
 is that, layer by layer, with Caffe's initialisation; what is not of the net but of Caffe's solver (biases at twice the
-rate and without decay) is left out.
+rate and without decay) is left out. With random filters in its third layer that initialisation did not train at all:
+`alexnet8he` is the same net with He's, for pixels of deviation 1 (He et al. 2015, https://arxiv.org/abs/1502.01852).
 
 `small8` has the same eight layers in the same order. Changed, so that it trains on two cores: small images and widths,
 2x2 pooling, no groups, no dropout, no response normalisation, and He's initialisation, with which eight layers learn
@@ -29,7 +30,21 @@ SMALL_WIDTH = 384  # of fc6 and fc7
 def alexnet8(channels: int, size: int, outputs: int) -> nn.Module:
     """The Caffe reference net for 224x224 colour images, Yosinski's own: 60,965,224 parameters for 1,000 classes."""
     takes_colour("alexnet8", channels, size, ALEXNET_SIDE)
-    net = nn.Sequential(
+    net = _alexnet(outputs)
+    _start(net, CAFFE_STARTS)
+    return net
+
+
+def alexnet8he(channels: int, size: int, outputs: int) -> nn.Module:
+    """The net alexnet8 with He's initialisation, with which layers above random filters learn too."""
+    takes_colour("alexnet8he", channels, size, ALEXNET_SIDE)
+    net = _alexnet(outputs)
+    _start_as_he(net)
+    return net
+
+
+def _alexnet(outputs: int) -> nn.Sequential:
+    return nn.Sequential(
         OrderedDict(
             conv1=nn.Sequential(nn.Conv2d(3, 96, 11, stride=4), nn.ReLU(), _halved(), _normalised()),  # 96 x 27 x 27
             conv2=nn.Sequential(
@@ -45,8 +60,6 @@ def alexnet8(channels: int, size: int, outputs: int) -> nn.Module:
             fc8=nn.Linear(4_096, outputs),
         )
     )
-    _start(net, CAFFE_STARTS)
-    return net
 
 
 def _halved() -> nn.Module:
@@ -66,6 +79,17 @@ def _start(net: nn.Module, starts: Mapping[str, tuple[float, float]]) -> None:
                 nn.init.normal_(module.weight, std=deviation)
                 assert module.bias is not None
                 nn.init.constant_(module.bias, bias)
+
+
+def _start_as_he(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    head = net.get_submodule("fc8")
+    assert isinstance(head, nn.Linear)
+    nn.init.normal_(head.weight, std=0.01)  # Krizhevsky's: the first outputs are near 0
 
 
 def small8(channels: int, size: int, outputs: int) -> nn.Module:
@@ -103,10 +127,5 @@ def _small(channels: int, size: int, outputs: int, *, normed: bool) -> nn.Module
             fc8=head,
         )
     )
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    nn.init.normal_(head.weight, std=0.01)  # Krizhevsky's: the first outputs are near 0
+    _start_as_he(net)
     return net

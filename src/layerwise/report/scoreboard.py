@@ -9,7 +9,17 @@ import pandas as pd
 from layerwise.claims import FALSE_DISCOVERIES
 from layerwise.report import words
 from layerwise.report.page import render, table_json
-from layerwise.report.study import MARKS, RUN_COLUMNS, Part, Report, part, run_commands, run_table, verdict_words
+from layerwise.report.study import (
+    MARKS,
+    RUN_COLUMNS,
+    Part,
+    Report,
+    part,
+    run_commands,
+    run_table,
+    tallied,
+    verdict_words,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ def _parts(reports: Sequence[Report]) -> Iterator[Part]:
 
 def answer(claims: Sequence[Mapping[str, Any]]) -> str:
     """How many claims came out which way, and how many of these verdicts outlast the correction."""
+    claims = tallied(claims)
     counts = {verdict: [claim for claim in claims if claim["verdict"] == verdict] for verdict in MARKS}
     decided = [claim for claim in claims if claim["verdict"] != "undecided" and claim["adjusted"] is not None]
     stand = sum(claim["adjusted"] <= FALSE_DISCOVERIES for claim in decided)
@@ -64,10 +75,11 @@ def answer(claims: Sequence[Mapping[str, Any]]) -> str:
 def finding(name: str, claims: Sequence[Mapping[str, Any]]) -> str:
     """A study's claims by verdict, by their names.
 
-    >>> finding("zed", [{"id": "Z1", "verdict": "reproduced"}, {"id": "Z2", "verdict": "undecided"}])
+    >>> verdicts = {"Z1": "reproduced", "Z2": "undecided"}
+    >>> finding("zed", [{"id": name, "verdict": verdict, "tallied": True} for name, verdict in verdicts.items()])
     'Zed: Z1 reproduced; Z2 undecided.'
     """
-    named = {v: ", ".join(claim["id"] for claim in claims if claim["verdict"] == v) for v in MARKS}
+    named = {v: ", ".join(claim["id"] for claim in tallied(claims) if claim["verdict"] == v) for v in MARKS}
     told = "; ".join(f"{names} {verdict}" for verdict, names in named.items() if names)
     return f"{name.capitalize()}: {told}."
 

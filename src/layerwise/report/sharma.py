@@ -1,4 +1,4 @@
-"""The figures of Sharma's study: his tables and pictures redrawn from the rows, and the test of his proposal."""
+"""The figures of Sharma's study: known against unknown classes, his pictures, and the test of his proposal."""
 
 from collections.abc import Iterator
 
@@ -8,13 +8,13 @@ import pandas as pd
 from layerwise.probes.embedding import ABOUT
 from layerwise.report.figures import Figure, curves, layered, palette
 from layerwise.report.probe import scatter
+from layerwise.report.sharma_tables import plain, points, tables
 from layerwise.report.summary import over_clusters
 from layerwise.rows import pick
-from layerwise.studies.sharma_claims import DECODERS, DEEP, PIXELS, layers_of
+from layerwise.studies.sharma_claims import DEEP, PIXELS, layers_of
 from layerwise.studies.sharma_retraining import ALL, CEILING, DRAW, NONE, OVER, PREDICTORS, WITHIN
 
 DRAWS = "95 % interval of the mean over draws of known and unknown classes, each with its own source net."
-GROUPS = {"known": "circle", "unknown": "triangle-up"}  # shapes
 OF_DRAW = ["cluster", "seed"]
 MOST_POINTS = 1_500  # of a scatter plot
 ROW = 26  # pixels of a forest's line
@@ -24,7 +24,7 @@ def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
     """Those whose experiment was run."""
     return tuple(
         figure
-        for draw in (treatments, scattered, forest, decoders, spread, inversions, pictured)
+        for draw in (treatments, scattered, forest, spread, inversions, tables, pictured)
         for figure in draw(rows)
     )
 
@@ -39,7 +39,7 @@ def treatments(rows: pd.DataFrame) -> Iterator[Figure]:
         columns={"mean": "test_accuracy", "condition": "retrained"}
     )
     order = [NONE, *(name for name in dict.fromkeys(found["condition"]) if name not in (NONE, ALL)), ALL]
-    table = _plain(table[["retrained", "shots", "test_accuracy", "low", "high", "clusters", "interval"]])
+    table = plain(table[["retrained", "shots", "test_accuracy", "low", "high", "clusters", "interval"]])
     table = table.sort_values("retrained", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
     chart = _forest(
         table, "retrained", "shots", "test_accuracy", order, x_title="test accuracy on the unknown classes",
@@ -63,7 +63,7 @@ def scattered(rows: pd.DataFrame) -> Iterator[Figure]:
     }).dropna()  # fmt: skip
     if both.empty:
         return
-    table = _plain(both.reset_index().drop(columns="target_task"))
+    table = plain(both.reset_index().drop(columns="target_task"))
     if len(table) > MOST_POINTS:
         table = table[
             table["seed"].isin(
@@ -71,7 +71,7 @@ def scattered(rows: pd.DataFrame) -> Iterator[Figure]:
             )
         ]
     order = layers_of(rows, quantity="decoder_raw_error")
-    chart = _points(
+    chart = points(
         table, "error", "gain", "layer", order, x_title="decoder's error for the class, squared pixels an image",
         y_title="gain in test accuracy", tooltip=["class_name", "seed"],
     )  # fmt: skip
@@ -85,7 +85,7 @@ def scattered(rows: pd.DataFrame) -> Iterator[Figure]:
 def forest(rows: pd.DataFrame) -> Iterator[Figure]:
     """How well each predictor's ranks agree with those of the gains."""
     parts = []
-    for quantity, told in ((WITHIN, "of classes, within a layer"), (OVER, "of classes and layers together")):
+    for quantity, told in ((WITHIN, "of classes, within a layer"), (OVER, "of both together, less layer means")):
         found = pick(rows, quantity=quantity).dropna(subset=["value"])
         found = found.groupby([*OF_DRAW, "condition"], as_index=False)["value"].mean().assign(trial=0)
         if len(found):
@@ -93,7 +93,7 @@ def forest(rows: pd.DataFrame) -> Iterator[Figure]:
     if not parts:
         return
     table = pd.concat(parts, ignore_index=True).rename(columns={"condition": "predictor", "mean": "rank_correlation"})
-    table = _plain(table[["predictor", "ranks", "rank_correlation", "low", "high", "clusters", "interval"]])
+    table = plain(table[["predictor", "ranks", "rank_correlation", "low", "high", "clusters", "interval"]])
     chart = _forest(
         table, "predictor", "ranks", "rank_correlation", [*PREDICTORS, CEILING],
         x_title="rank correlation with the gain in test accuracy", colour_title="ranks", percent=False,
@@ -108,39 +108,6 @@ def forest(rows: pd.DataFrame) -> Iterator[Figure]:
     )
 
 
-def decoders(rows: pd.DataFrame) -> Iterator[Figure]:
-    """The paper's table: the error of each class at each layer, while it is known and while it is unknown."""
-    for quantity, title, told in (
-        ("decoder_raw_error", "The decoder's error for each class", "squared pixels an image"),
-        ("decoder_normalised_error", "The same, as a share of the class's own variance", "share that is lost"),
-    ):
-        found = pick(rows, quantity=quantity, condition="trained").dropna(subset=["value"])
-        if found.empty:
-            continue
-        grouped = found.groupby(["layer", "class_name", "group"], sort=False)["value"]
-        table = (
-            grouped.agg(["mean", "min", "max", "size"]).reset_index().rename(columns={"mean": "error", "size": "draws"})
-        )
-        order = layers_of(found)
-        if quantity == "decoder_raw_error":
-            table["paper"] = [_of_paper(order, *where) for where in table[["layer", "class_name"]].to_numpy().tolist()]
-            table = table if table["paper"].notna().any() else table.drop(columns="paper")
-        chart = _points(
-            _plain(table), "class_name", "error", "layer", order, x_title="class", y_title=told, shape="group",
-            tooltip=["draws"],
-        )  # fmt: skip
-        caption = (
-            "Decoders learn the known classes only. Circles: the class is known; triangles: it is unknown. Means over "
-            "the draws in which it is either."
-        )
-        yield Figure(title, caption, chart, _plain(table), "inside", claims=("S3",))
-
-
-def _of_paper(order: list[str], layer: str, digit: str) -> float | None:
-    """The paper's own number, where the net has its two layers and the class is a digit."""
-    return DECODERS[digit][order.index(layer)] if len(order) == 2 and digit in DECODERS else None
-
-
 def spread(rows: pd.DataFrame) -> Iterator[Figure]:
     """The spread of known and unknown classes, layer by layer, of the trained net and before training."""
     found = pick(rows, quantity="relative_spread").dropna(subset=["value"])
@@ -150,7 +117,7 @@ def spread(rows: pd.DataFrame) -> Iterator[Figure]:
     found = found.groupby([*OF_DRAW, "layer", "group", "condition"], as_index=False)["value"].mean().assign(trial=0)
     table = over_clusters(found, ["layer", "group", "condition"])
     table["classes"] = [_told(*of) for of in table[["group", "condition"]].to_numpy().tolist()]
-    table = _plain(table.rename(columns={"mean": "relative_spread"}))
+    table = plain(table.rename(columns={"mean": "relative_spread"}))
     table = table[["layer", "classes", "relative_spread", "low", "high", "clusters", "interval"]]
     table = table.sort_values(["layer"], key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
     chart = curves(
@@ -178,7 +145,7 @@ def inversions(rows: pd.DataFrame) -> Iterator[Figure]:
         found = found.groupby([*OF_DRAW, "layer", "condition", "group"], as_index=False)["value"].mean().assign(trial=0)
         table = over_clusters(found, ["layer", "condition", "group"])
         table["classes"] = [_told(*of) for of in table[["group", "condition"]].to_numpy().tolist()]
-        table = _plain(table.rename(columns={"mean": "image_error"}))
+        table = plain(table.rename(columns={"mean": "image_error"}))
         table = table[["layer", "classes", "image_error", "low", "high", "clusters", "interval"]]
         table = table.sort_values("layer", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
         chart = curves(
@@ -240,39 +207,3 @@ def _forest(
         zero = alt.Chart(pd.DataFrame({x: [0.0]})).mark_rule(strokeDash=[4, 3], color="currentColor", opacity=0.55)
         layers.append(zero.encode(x=alt.X(field=x, type="quantitative")))
     return layered(*layers).properties(height=max(120, ROW * len(table)))
-
-
-def _points(
-    table: pd.DataFrame, x: str, y: str, colour: str, order: list[str], *, x_title: str, y_title: str,
-    tooltip: list[str], shape: str | None = None,
-) -> alt.LayerChart:  # fmt: skip
-    """A point for each line of the table; x is a number, or a class where it is text."""
-    continuous = pd.api.types.is_numeric_dtype(table[x])
-    legend = alt.selection_point(name="picked", fields=[colour], bind="legend", toggle="true")
-    across = (
-        alt.X(field=x, type="quantitative", title=x_title).scale(zero=False)
-        if continuous
-        else alt.X(field=x, type="ordinal", title=x_title, axis=alt.Axis(labelAngle=0))
-    )
-    paint = alt.Color(field=colour, type="nominal", title=colour, sort=order)
-    paint = paint.scale(domain=order, range=palette(len(order), ordered=False))
-    form = shape or colour
-    shapes = list(GROUPS) if shape else order
-    mark = alt.Shape(field=form, type="nominal", title=form, sort=shapes)
-    mark = mark.scale(domain=shapes, range=list(GROUPS.values())) if shape else mark
-    hover = [alt.Tooltip(field=field, type="nominal") for field in (colour, *([shape] if shape else []), *tooltip)]
-    hover += [
-        alt.Tooltip(field=field, type="quantitative", format=".4~g") for field in ((x, y) if continuous else (y,))
-    ]
-    points = alt.Chart(table).mark_point(filled=True, size=55).encode(
-        x=across, y=alt.Y(field=y, type="quantitative", title=y_title).scale(zero=False), color=paint, shape=mark,
-        opacity=alt.when(legend).then(alt.value(0.75)).otherwise(alt.value(0.08)), tooltip=hover,
-    )  # fmt: skip
-    return layered(points.add_params(legend))
-
-
-def _plain(table: pd.DataFrame) -> pd.DataFrame:
-    """With numbers and text as plain as a page's script wants them."""
-    whole, text = ("shots", "seed", "clusters"), pd.api.types.is_string_dtype
-    kinds = {name: "int64" if name in whole else "object" for name in table if name in whole or text(table[name])}
-    return table.astype(kinds)

@@ -119,12 +119,17 @@ def run_commands(provenance: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 def verdict_words(claims: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the page says of verdicts in general: the tally, the marks, how many claims were tested, and the rules."""
     return {
-        "tally": [(verdict, sum(claim["verdict"] == verdict for claim in claims)) for verdict in MARKS],
+        "tally": [(verdict, sum(claim["verdict"] == verdict for claim in tallied(claims))) for verdict in MARKS],
         "marks": MARKS,
         "tested": sum(claim["p"] is not None for claim in claims),
         "how": HOW,
         "several_papers": len({claim["paper"] for claim in claims}) > 1,
     }
+
+
+def tallied(claims: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The claims without those that are one of the others once more, as its paper counted."""
+    return [claim for claim in claims if claim["tallied"]]
 
 
 def _shown(report: Report, figures: Sequence[tuple[int, Figure]]) -> Iterator[Shown]:

@@ -90,7 +90,12 @@ def basis(claim: Mapping[str, Any]) -> str:
 
 
 def correction(claim: Mapping[str, Any]) -> str:
-    """Whether a verdict outlasts the correction for all claims of the report; nothing of one that decides nothing."""
+    """Whether a verdict outlasts the correction for all claims of the report; nothing of one that decides nothing.
+
+    Of one that is not in the tally it says that.
+    """
+    if not claim["tallied"]:
+        return "as the paper counted: not in the tally"
     if claim["adjusted"] is None or claim["verdict"] == "undecided":
         return ""
     stands = "outlasts" if claim["adjusted"] <= FALSE_DISCOVERIES else "does not outlast"

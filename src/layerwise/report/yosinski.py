@@ -8,7 +8,7 @@ import pandas as pd
 from layerwise.claims import over_clusters
 from layerwise.report.figures import Figure, curves, kept_name, palette
 from layerwise.rows import final, pick
-from layerwise.studies.yosinski_claims import BASE, LINE, OF_HALVES, Nets, losses
+from layerwise.studies.yosinski_claims import BASE, HALF, KINDS, LINE, OF_HALVES, Nets, losses
 
 LEVEL = 0.95
 BANDS = "Bands: 95 % interval of the mean over class splits."
@@ -41,7 +41,7 @@ def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
 
 
 def _long(grid: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """A line per net: seed, target_task, trial, condition, n, value."""
+    """A line per net: cluster, seed, target_task, trial, condition, n, value."""
     long = grid.melt(ignore_index=False).reset_index().dropna(subset=["value"])
     order = {condition: place for place, condition in enumerate(conditions)}
     long = long[long["condition"].isin(conditions)].astype({"n": "int64", "value": "float64"})
@@ -129,7 +129,7 @@ def _all_nets(nets: Nets, layers: Sequence[str]) -> Figure | None:
     values = _long(nets.accuracy, FOUR)
     if values.empty:
         return None
-    bases = _long(nets.accuracy, BASE[:1]).drop_duplicates(LINE[:2])
+    bases = _long(nets.accuracy, BASE[:1]).drop_duplicates(HALF)
     names = list(dict.fromkeys(values["condition"]))
     values = pd.concat([*(bases.assign(condition=name) for name in names), values])
     table = _in_order(_means(values, ["condition", "n"], "test_accuracy"), layers)
@@ -190,9 +190,10 @@ def _kept(rows: pd.DataFrame, nets: Nets, layers: Sequence[str]) -> Figure | Non
         "compared: 100 % is as good as the base, 0 is chance. Random filters are layers that were never trained. "
     )
     chart, table, dashed = _with_papers(chart, table, "group", _papers_kept, len(layers))
-    return Figure(
-        "Distant tasks and random filters", caption + dashed + _basis(table), chart, table, claims=("Y5", "Y6")
-    )
+    told = caption + dashed + _basis(table)
+    if "AnB, dissimilar halves" in set(table["group"]):
+        told += f" Those of dissimilar halves are given {KINDS}."
+    return Figure("Distant tasks and random filters", told, chart, table, claims=("Y5", "Y6"))
 
 
 def _preserved(nets: Nets, layers: Sequence[str]) -> Figure | None:

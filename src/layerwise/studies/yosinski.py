@@ -8,7 +8,8 @@ copied, the others are fresh, and the net learns B:
     BnB+, AnB+   the same, tuned (T^n R)
 
 Bases are sources and controls at once, and every net trains equally long. A cluster is a class split; its two
-directions, A to B and B to A, share their bases, and its trials differ in fresh weights and data order.
+directions, A to B and B to A, share their bases, and its trials differ in fresh weights and data order. Of halves that
+differ in kind, seeds that draw the same classes are one class split, and every interval is given the two kinds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -148,7 +149,7 @@ def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, 
     for cell in cells(design):
         if result := results.get(key(cell.run)):
             where = {name: getattr(cell, name) for name in ("experiment", "condition", "seed", "trial", "n")}
-            where |= {"cluster": f"class split {cell.seed}"}
+            where |= {"cluster": cluster(design, cell)}
             rows.extend(rows_of(cell.run, result, **where))
             if cell.condition == "base":
                 task = cell.run.task
@@ -157,6 +158,17 @@ def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, 
     common = {"study": "yosinski", "net": design.net, "data": design.request.data.name}
     sizes = [{"layer": layer, "quantity": "parameters", "value": size} for layer, size in design.sizes.items()]
     return frame({**common, **row} for row in rows + sizes)
+
+
+def cluster(design: Design, cell: Cell) -> str:
+    """What is independent: a class split; halves that differ in kind are one for all seeds that draw the same classes.
+
+    Where both kinds have no more classes than a half takes, no seed draws others.
+    """
+    if cell.experiment != "dissimilar":
+        return f"class split {cell.seed}"
+    split = kinds(design.request, cell.seed, design.width)
+    return f"class split {' '.join(_task(design, cell.seed, half).name for half in split)}"
 
 
 def remarks(design: Design, rows: pd.DataFrame) -> list[str]:

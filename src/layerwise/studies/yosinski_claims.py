@@ -1,8 +1,10 @@
 """What Yosinski et al. claim, Y1 to Y7, each as the one contrast that was written before the numbers; and the answer.
 
-Each claim is tested twice. *Paired*: a net is compared with nets of its own target half and class split, and intervals
+Each contrast is taken twice. *Paired*: a net is compared with nets of its own target half and class split, intervals
 are over class splits. *Unpaired*, as the paper's figures do: all nets of a condition are pooled and count as if they
-were independent (Welch's interval), although they share halves and bases, and conditions may be of other halves.
+were independent (Welch's interval), although they share halves and bases, and conditions may be of other halves: shown
+beside the paired claims, and not counted. Y5 compares two independent groups of class splits, each net with its own
+base; only its twin pools nets.
 """
 
 from collections.abc import Sequence
@@ -15,10 +17,12 @@ from layerwise.rows import final, pick
 from layerwise.studies.sentences import between, points
 
 PAPER = "Yosinski et al."
-LINE, COLUMN = ["seed", "target_task", "trial"], ["condition", "n"]
+LINE, COLUMN = ["cluster", "seed", "target_task", "trial"], ["condition", "n"]
+HALF = LINE[:-1]  # with a net's own base
 OF_HALVES = ("transfer", "preserve", "matched", "rewound")  # experiments on random halves, which share their bases
 DEPTH = 8  # of the nets whose middle is at n = 4 and 5
 LOGS = "{} points (released logs)"
+KINDS = "these two kinds of classes"  # which all class splits of dissimilar halves have in common
 POOLED = "; unpaired, as in the paper's figures: all nets pooled as if they were independent, the clusters are nets"
 
 Cells = tuple[str, tuple[int, ...]]  # a condition, and its cuts; none is every cut that was run
@@ -83,7 +87,7 @@ WHY = {  # what a cause is in the answer
 
 @dataclass(frozen=True)
 class Nets:
-    """Final test accuracies, a line per (class split, target half, trial), a column per (condition, n)."""
+    """Final test accuracies, a line per (class split, seed, target half, trial), a column per (condition, n)."""
 
     accuracy: pd.DataFrame  # a base stands in every trial of its half
     kept: pd.DataFrame  # the share of the own base's accuracy above chance: 1 is all of it, 0 is chance
@@ -101,9 +105,9 @@ class Nets:
         )
         for grid in (accuracy, keys):
             own = grid.get((BASE[0], 0), pd.Series(index=grid.index, dtype=object))
-            grid[BASE[0], 0] = own.groupby(level=[0, 1]).transform("first")
-        chance = pick(here, quantity="chance").set_index(LINE[:2])["value"]
-        least = pd.Series([chance.get(line[:2]) for line in accuracy.index], accuracy.index, dtype=float)
+            grid[BASE[0], 0] = own.groupby(level=HALF).transform("first")
+        chance = pick(here, quantity="chance").set_index(HALF)["value"]
+        least = pd.Series([chance.get(line[:-1]) for line in accuracy.index], accuracy.index, dtype=float)
         above = accuracy.astype(float).sub(least, axis=0)
         own = above[BASE[0], 0]
         kept = above.div(own.where(own > 0), axis=0)  # of a base that learnt nothing there is no share
@@ -188,8 +192,8 @@ def _distance(nets: Nets, distant: Nets) -> list[Claim]:
     )
     claim = _claim("Y5", says, f"{quantity}; {len(splits[0])} class splits against {len(splits[1])}", "+29.2")
     if all(splits):
-        made = judged(claim, "direction", unpaired(splits[0], splits[1], LEVELS["direction"]), sum(map(len, losses)))
-        claim = replace(made, rows=keys)
+        mean = replace(unpaired(splits[0], splits[1], LEVELS["direction"]), given=f"given {KINDS}")
+        claim = replace(judged(claim, "direction", mean, sum(map(len, losses))), rows=keys)
     else:
         claim = judged(claim, "direction", None, 0)
     theirs, ours = ([1 - kept for kept in group.pooled(group.kept, cells)] for group in (distant, nets))
@@ -205,20 +209,24 @@ def _against_filters(nets: Nets, distant: Nets, filters: Nets) -> list[Claim]:
         f"share kept of the own base's accuracy above chance, AnB of {which} halves minus random filters, mean of "
         "n = 1 and 2"
     )
-    theirs = filters.mean(filters.kept, cells[1]).groupby(level=0).mean()
+    theirs = filters.mean(filters.kept, cells[1]).groupby(level="seed").mean()
     kept = group.mean(group.kept, cells[0])
-    line = kept - pd.Series([theirs.get(seed) for seed, *_ in kept.index], kept.index, dtype=float)
+    line = kept - pd.Series([theirs.get(seed) for _, seed, *_ in kept.index], kept.index, dtype=float)
     lines = line.dropna().index
-    seeds = filters.keys.index[filters.keys.index.get_level_values(0).isin(lines.get_level_values(0))]
+    seeds = filters.keys.index[filters.keys.index.get_level_values("seed").isin(lines.get_level_values("seed"))]
     keys = (*group.runs(lines, BASE, cells[0]), *filters.runs(seeds, BASE, cells[1]))
-    claim = replace(decide(_claim("Y6", says, quantity, "+21.8"), "direction", line, 2), rows=keys)
+    mean = over_clusters(line.dropna(), LEVELS["direction"]) if len(lines) else None
+    if mean and group is distant:
+        mean = replace(mean, given=f"{mean.given} of {KINDS}" if mean.given else f"given {KINDS}")
+    claim = replace(judged(_claim("Y6", says, quantity, "+21.8"), "direction", mean, 2 * len(lines)), rows=keys)
     pooled = (group.pooled(group.kept, cells[0]), filters.pooled(filters.kept, cells[1]))
     return [claim, _judged_pooled(_claim("Y6 unpaired", says, quantity, "+21.8"), "direction", *pooled, keys)]
 
 
 def _claim(name: str, says: str, quantity: str, published: str) -> Claim:
-    cluster = "net" if name.endswith(" unpaired") else "class split"
-    return replace(unmeasured(name, PAPER, says, quantity, cluster=cluster), published=LOGS.format(published))
+    paired = not name.endswith(" unpaired")
+    claim = unmeasured(name, PAPER, says, quantity, cluster="class split" if paired else "net")
+    return replace(claim, published=LOGS.format(published), tallied=paired)
 
 
 def losses(rows: pd.DataFrame) -> pd.DataFrame:

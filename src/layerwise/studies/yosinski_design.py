@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from layerwise.costs import layer_parameters
 from layerwise.errors import StudyError
+from layerwise.nets.alexnet import ALEXNET_SIDE
 from layerwise.randomness import generator
 from layerwise.run import Recipe
 from layerwise.studies.request import Request, available, fit_parts, scaled, sides
@@ -13,6 +14,7 @@ from layerwise.tasks import Parts
 MOST = 10**6  # more than there is of anything
 PASSES = 179  # over the training images: the paper's 450,000 batches of 256 of its 645,000 images
 STEPPED = (2 / 9, 4 / 9, 6 / 9, 8 / 9)  # the rate falls after each 100,000 of 450,000 steps
+PAPERS = ("alexnet8", "alexnet8he")  # the paper's net, as Caffe and as He would have it begin
 FEWER = (1, 2, 5, 10, 25, 50, 100, 250, 500, 750, 1_000)  # samples per class
 
 
@@ -75,7 +77,7 @@ def fitted(request: Request, wanted: tuple[str, ...]) -> Design:
     if request.shots and max(request.shots) >= shots:
         raise StudyError(f"--shots {max(request.shots)}: all other nets have {shots} samples per class; ask for fewer")
     steps = scale.steps or -(-PASSES * width * shots // scale.batch)
-    net = request.net or "small8"
+    net = request.net or _default(request)
     target = _recipe(request, net, scale, steps)
     passes = steps * scale.batch / (width * shots)
     notes += [
@@ -83,13 +85,24 @@ def fitted(request: Request, wanted: tuple[str, ...]) -> Design:
         f"every net: {steps:,} steps of {scale.batch} images, {passes:.1f} passes over {shots} samples of each class "
         f"of a half (the paper: {PASSES} over 1,300)",
     ]
+    if request.scale == "paper" and net not in PAPERS:
+        notes.append(
+            f"net: {net} in the place of the paper's alexnet8, which takes colour images of {ALEXNET_SIDE}x"
+            f"{ALEXNET_SIDE} (--resize {ALEXNET_SIDE})"
+        )
+    if net == PAPERS[0] and "random-filters" in wanted:
+        notes.append(
+            "random filters: with Caffe's initialisation the authors' did not train from n = 3 on; for these pass "
+            f"--net {PAPERS[1]}, which has He's"
+        )
     if request.source_steps:
         notes.append(f"bases, which are sources and controls: {request.source_steps:,} steps (--source-steps)")
     if "dissimilar" in wanted:
         rule = f"--split {request.split}" if request.split else f"--known {request.known} against the others"
         notes.append(
             f"dissimilar halves: {rule}, {width} classes each; seeds draw from the kind that has more and share the "
-            "other, so that intervals are given these two kinds"
+            "other, so that intervals are given these two kinds, and seeds that draw the same classes are one class "
+            "split"
         )
     elif request.experiments is None:
         notes.append("dissimilar halves: none, as no kinds were named (--split column:NAME, or --known LIST)")
@@ -106,6 +119,12 @@ def fitted(request: Request, wanted: tuple[str, ...]) -> Design:
         target=target,
         notes=tuple(notes),
     )
+
+
+def _default(request: Request) -> str:
+    """The paper's net at the paper's scale, for images that it takes; else its small relative."""
+    is_papers = request.scale == "paper" and request.data.images.shape[1:] == (3, ALEXNET_SIDE, ALEXNET_SIDE)
+    return PAPERS[0] if is_papers else "small8"
 
 
 def _possible(request: Request, wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -131,7 +150,7 @@ def _recipe(request: Request, net: str, scale: Scale, steps: int) -> Recipe:
     """SGD with momentum, weight decay and a rate that falls in steps; Caffe kept dropout on in frozen layers too."""
     return Recipe(
         steps, scale.batch, scale.rate, momentum=0.9, weight_decay=5e-4, drops=scale.drops,
-        frozen_dropout=net == "alexnet8", **request.how,
+        frozen_dropout=net in PAPERS, **request.how,
     )  # fmt: skip
 
 
