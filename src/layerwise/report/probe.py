@@ -125,14 +125,16 @@ def by_layer(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) 
 
 
 def by_step(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
-    """The quantity against the step of training, a line for each layer."""
-    rows = _in_order(rows, order)
-    table = rows[["step", "layer", "value"]].assign(step=rows["step"].astype(float))
-    chart = curves(
-        table, "step", "value", "layer", x_title="training step", y_title=told["title"], colour_title="layer",
-        continuous=True, percent=told["unit"] == "percent", size=30,
-    )  # fmt: skip
-    yield _figure(told, chart, table)
+    """The quantity against the step of training, a line for each layer: a figure for each part of the layers."""
+    parts = list(rows.groupby("part", sort=False, dropna=False))
+    for number, (name, part) in enumerate(parts):
+        part = _in_order(part, order)
+        table = part[["step", "layer", "part", "value"]].assign(step=part["step"].astype(float))
+        chart = curves(
+            table, "step", "value", "layer", x_title="training step", y_title=told["title"], colour_title="layer",
+            continuous=True, percent=told["unit"] == "percent", size=30,
+        )  # fmt: skip
+        yield _figure(told, chart, table, f"of {name}" if len(parts) > 1 else "", number)
 
 
 def by_class(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
@@ -142,7 +144,7 @@ def by_class(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) 
         columns = ["layer", "class_name", "group", "value", "low", "high", "other_class"]
         table = part[columns].dropna(axis=1, how="all")
         chart = _heat(table, "class_name", "class", order, told, sorted(table["class_name"].unique()))
-        yield _figure(told, chart, table, f"of the {WORDS.get(str(net), str(net))}" if number else "")
+        yield _figure(told, chart, table, f"of the {WORDS.get(str(net), str(net))}" if number else "", number)
 
 
 def pairs(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
@@ -150,7 +152,7 @@ def pairs(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> 
     for number, (net, part) in enumerate(rows.groupby("other_net", sort=False)):
         table = part[["layer", "other_layer", "value"]]
         chart = _heat(table, "other_layer", "layer", order, told, list(dict.fromkeys(table["other_layer"])))
-        yield _figure(told, chart, table, f"with the {WORDS.get(str(net), str(net))}" if number else "")
+        yield _figure(told, chart, table, f"with the {WORDS.get(str(net), str(net))}" if number else "", number)
 
 
 def ticks(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
@@ -230,10 +232,10 @@ def _heat(
     return marks.properties(width="container", height=max(120, CELL * table[up].nunique()))
 
 
-def _figure(told: Mapping[str, str], chart: Any, table: pd.DataFrame, which: str = "") -> Figure:
-    """With `which`, a further figure of the same quantity, whose caption is above."""
-    title, caption = (f"{told['title']}, {which}", "As before.") if which else (told["title"], _caption(told))
-    return Figure(title, caption, chart, table, told["section"])
+def _figure(told: Mapping[str, str], chart: Any, table: pd.DataFrame, which: str = "", number: int = 0) -> Figure:
+    """`which` tells several figures of one quantity apart; the caption stands under the first, of number 0."""
+    title = f"{told['title']}, {which}" if which else told["title"]
+    return Figure(title, "As before." if number else _caption(told), chart, table, told["section"])
 
 
 def _series(rows: pd.DataFrame) -> "pd.Series[str]":
