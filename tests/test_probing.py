@@ -98,6 +98,43 @@ def test_probed_images_are_not_those_it_learnt_from(probed: tuple[Examined, Path
     assert looked.head == (0, 1, 2, 3, 4)
 
 
+def test_what_a_reset_leaves_is_told_beside_what_it_loses(probed: tuple[Examined, Path]) -> None:
+    """Of the accuracies only their difference was in the rows, so that neither could be had back."""
+    (before,) = rows_of(probed[0], "accuracy_before_reset")["value"]
+    after = rows_of(probed[0], "accuracy_after_reset")
+    assert set(after["condition"]) == {"fresh", "rewound", "matched"}
+    for kind, left in after.groupby("condition"):
+        lost = rows_of(probed[0], f"accuracy_lost_{kind}")
+        assert left["layer"].tolist() == lost["layer"].tolist()
+        assert (before - left["value"]).to_numpy() == pytest.approx(lost["value"].to_numpy())
+        assert (before - left["high"]).to_numpy() == pytest.approx(lost["low"].to_numpy(), nan_ok=True)
+    page = unescape((probed[1] / "out" / "report.html").read_text()).replace("\N{NO-BREAK SPACE}", " ")
+    assert f"Accuracy before reset {100 * before:.1f} %</b>" in page
+    plan = probed[0].plan
+    (figure,) = figures(after, {"accuracy_after_reset": plan["quantities"]["accuracy_after_reset"]}, plan["layers"])
+    assert set(figure.table["series"]) == {"fresh", "rewound", "matched"}
+
+
+def test_a_picture_says_how_much_of_the_variance_it_shows(probed: tuple[Examined, Path]) -> None:
+    """PCA's caption sends the reader to a share that was nowhere. The places are true to scale, and have it in them."""
+    shares = rows_of(probed[0], "pca_variance").set_index("layer")["value"]
+    assert list(shares.index) == probed[0].plan["layers"]
+    assert shares.between(0, 1, inclusive="right").all()
+    assert shares["classifier"] < 1
+    titles = list(probed[0].plan["quantities"])
+    assert titles.index("pca_variance") == titles.index("pca") + 1
+    told = probed[0].plan["quantities"]["pca_variance"]
+    (figure,) = figures(rows_of(probed[0], "pca_variance"), {"pca_variance": told}, list(shares.index))
+    assert figure.table["value"].tolist() == shares.tolist()
+
+
+def test_saliency_says_that_it_is_an_estimate() -> None:
+    told = PROBES["saliency"].quantities["optimal_brain_damage"].told()
+    assert told["misleads"].endswith(
+        "Of more than 4 classes it is an estimate, from 4 random mixtures of the outputs for each image."
+    )
+
+
 def test_similarity_has_both_nets_and_itself_is_1(probed: tuple[Examined, Path]) -> None:
     table = rows_of(probed[0], "cka")
     assert set(table["other_net"]) == {"sharma", "X*"}
@@ -169,7 +206,8 @@ def test_a_net_of_ones_own_is_probed_as_one_with_a_name(tmp_path: Path) -> None:
     own = api.probe(net, "digits", **given, mean=NETS["sharma"].mean, std=NETS["sharma"].std)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert set(own.rows["net"]) == {"Sequential"}
-    same = ~own.rows["quantity"].str.startswith("accuracy_lost") & (own.rows["other_net"].fillna("") != "X*")
+    drawn = own.rows["quantity"].str.startswith(("accuracy_lost", "accuracy_after"))
+    same = ~drawn & (own.rows["other_net"].fillna("") != "X*")
     for column in ("layer", "quantity", "value", "low", "high"):
         pd.testing.assert_series_equal(own.rows.loc[same, column], named.rows.loc[same, column])
     lost = own.rows[own.rows["quantity"] == "accuracy_lost_fresh"]

@@ -49,7 +49,7 @@ def gradient(look: Look) -> None:
 
 
 def reset(look: Look) -> None:
-    """Accuracy lost when one layer is reset to fresh, rewound or matched weights and nothing is trained."""
+    """Accuracy before and after one layer is reset to fresh, rewound or matched weights and nothing is trained."""
     subject = look.subject
     images, classes = (part[:RESET_ON] for part in headed(subject))
     draws = Draws(
@@ -63,11 +63,14 @@ def reset(look: Look) -> None:
         subject.net, subject.found, images, classes, draws, estimate_on=estimate_on, memory=look.memory,
         progress=look.progress,
     )  # fmt: skip
+    for statistics, base in {one.statistics: one.base for one in found}.items():
+        look.note("accuracy_before_reset", base, part=statistics)
     for one in found:
-        quantity = f"accuracy_lost_{one.kind}"
+        same = {"part": one.statistics, "reason": one.reason or None}
         low, high = one.bounds or (None, None)
         bounds = {"low": one.base - high, "high": one.base - low} if low is not None and high is not None else {}
-        look.note(quantity, one.lost, one.layer, part=one.statistics, reason=one.reason or None, **bounds)
+        look.note(f"accuracy_lost_{one.kind}", one.lost, one.layer, **same, **bounds)
+        look.note("accuracy_after_reset", one.accuracy, one.layer, condition=one.kind, low=low, high=high, **same)
 
 
 def headed(subject: Subject) -> tuple[Float[Tensor, "some ..."], Int[Tensor, " some"]]:

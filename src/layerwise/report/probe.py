@@ -112,7 +112,7 @@ def figures(
 
 
 def by_layer(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
-    """The quantity against the layers, a line for each group of classes, treatment or part of a layer."""
+    """The quantity against the layers, a line for each group of classes, way of a reset, or part of a layer."""
     whole = rows[rows["class_name"].isna()]
     table = _in_order(whole, order).assign(series=_series(whole)).dropna(axis=1, how="all")
     table = table[[c for c in ("layer", "series", "value", "low", "high") if c in table]]
@@ -240,17 +240,22 @@ def _figure(told: Mapping[str, str], chart: Any, table: pd.DataFrame, which: str
 
 def _series(rows: pd.DataFrame) -> "pd.Series[str]":
     """What tells the lines of a figure apart, in words."""
-    parts = rows[["group", "part", "treatment"]].astype("string").fillna("")
+    parts = rows[["group", "condition", "part", "treatment"]].astype("string").fillna("")
     varying = [column for column in parts if parts[column].nunique() > 1] or ["group"]
     return parts[varying].replace(WORDS).agg(" ".join, axis=1).str.strip().replace("", "all")
 
 
-def _wholes(rows: pd.DataFrame, quantities: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str, float, str]]:
-    """Section, title, value and caption of each quantity that the net has one of."""
+def _wholes(rows: pd.DataFrame, quantities: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str, str, str]]:
+    """Section, title, value and caption of each quantity that the net has one of, or one for each of its parts."""
     for name, told in quantities.items():
         here = rows[(rows["quantity"] == name) & rows["value"].notna()]
         if told["form"] == "whole" and len(here):
-            yield told["section"], told["title"], float(here["value"].iloc[0]), _caption(told)
+            values = [
+                (f"{100 * value:.1f} %" if told["unit"] == "percent" else f"{value:.4g}")
+                + (f" ({part})" if len(here) > 1 else "")
+                for value, part in zip(here["value"], here["part"], strict=True)
+            ]
+            yield told["section"], told["title"], ", ".join(values), _caption(told)
 
 
 def _caption(told: Mapping[str, str]) -> str:
