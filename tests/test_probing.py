@@ -22,14 +22,17 @@ from layerwise.nets import NETS, build
 from layerwise.probed import Probed
 from layerwise.probes import activations
 from layerwise.probes.decoder import Training
+from layerwise.probes.drift import gradients
 from layerwise.probes.linear import linear_probes
 from layerwise.probing import images
 from layerwise.probing.examine import chosen
 from layerwise.probing.examined import Examined, load_examined
 from layerwise.probing.probes import ALL, PROBES, QUICK, Probe
-from layerwise.probing.subject import Asked, fitted
+from layerwise.probing.subject import Asked, Subject, fitted, subject
+from layerwise.probing.training import headed
 from layerwise.report.probe import FORMS, SECTIONS, figures, scatter
 from layerwise.rows import frame, pick
+from layerwise.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,13 @@ def _probed(folder: Path) -> Examined:
     )  # fmt: skip
 
 
+def looked_at(folder: Path) -> Subject:
+    """The net that was probed there, with its images."""
+    data, _ = open_data("digits", folder / "store" / "data", resize=32)
+    plan = fitted(Asked("sharma", "0-4", examples=30, steps=60, batch_size=20), data)
+    return subject(plan, Store(folder / "store"))
+
+
 def rows_of(found: Examined, quantity: str) -> pd.DataFrame:
     return pick(found.rows, quantity=quantity)
 
@@ -66,13 +76,7 @@ def test_every_probe_leaves_numbers_or_reasons_and_never_both(probed: tuple[Exam
 def test_rows_are_those_of_the_functions_themselves(probed: tuple[Examined, Path]) -> None:
     """The table's linear accuracy is that of `linear_probes` on activations taken by hand."""
     found, folder = probed
-    data, _ = open_data("digits", folder / "store" / "data", resize=32)
-    plan = fitted(Asked("sharma", "0-4", examples=30, steps=60, batch_size=20), data)
-    assert plan.run is not None
-    from layerwise.probing.subject import subject
-    from layerwise.store import Store
-
-    looked = subject(plan, Store(folder / "store"))
+    looked = looked_at(folder)
     unknown = looked.labels >= 5
     features = activations.activations(looked.net, looked.images, found=looked.found)
     expected = linear_probes({name: f[unknown] for name, f in features.items()}, looked.labels[unknown])
@@ -84,13 +88,7 @@ def test_rows_are_those_of_the_functions_themselves(probed: tuple[Examined, Path
 
 
 def test_probed_images_are_not_those_it_learnt_from(probed: tuple[Examined, Path]) -> None:
-    data, _ = open_data("digits", probed[1] / "store" / "data", resize=32)
-    plan = fitted(Asked("sharma", "0-4", examples=30), data)
-    from layerwise.probing.subject import subject
-    from layerwise.store import Store
-
-    plan = fitted(Asked("sharma", "0-4", examples=30, steps=60, batch_size=20), data)
-    looked = subject(plan, Store(probed[1] / "store"))
+    looked = looked_at(probed[1])
     seen = {image.numpy().tobytes() for image in looked.feed.parts["train"].images(torch.arange(600))}
     assert not seen & {image.numpy().tobytes() for image in looked.images}
     assert looked.labels.bincount().tolist() == [30] * 10
@@ -135,6 +133,25 @@ def test_saliency_says_that_it_is_an_estimate() -> None:
     )
 
 
+def test_gradients_are_taken_at_the_steps_of_drift(probed: tuple[Examined, Path]) -> None:
+    """They were those of the final weights only. At the last step they are the net's own, by the function itself."""
+    found, folder = probed
+    looked = looked_at(folder)
+    images, classes = headed(looked)
+    for quantity in ("gradient_norm", "signal_to_noise"):
+        table = rows_of(found, quantity)
+        assert sorted(set(table["step"])) == sorted(set(rows_of(found, "distance")["step"]))
+        last = table[table["step"] == 60].set_index(["layer", "part"])["value"]
+        for one in gradients(looked.net, looked.found, images, classes):
+            if one.quantity == quantity:
+                assert last[one.layer, one.part] == pytest.approx(one.value, rel=1e-5)
+    first, *others = figures(table, {quantity: found.plan["quantities"][quantity]}, found.plan["layers"])
+    assert [first.title, *(one.title for one in others)] == [
+        f"Signal to noise, of {part}" for part in ("weights", "biases", "all")
+    ]
+    assert len(first.table) == table["step"].nunique() * len(found.plan["layers"])
+
+
 def test_similarity_has_both_nets_and_itself_is_1(probed: tuple[Examined, Path]) -> None:
     table = rows_of(probed[0], "cka")
     assert set(table["other_net"]) == {"sharma", "X*"}
@@ -175,14 +192,20 @@ def test_weights_from_a_file_have_no_start_and_no_way_through_training(tmp_path:
     net = build("sharma", (1, 32, 32), 10, seed=3)
     save_file(net.state_dict(), tmp_path / "w.safetensors")
     found = api.probe(
-        f"sharma@{tmp_path / 'w.safetensors'}", "digits", resize=32, known="0-9", probes="knn,leep,drift,reset",
-        examples=12, store=tmp_path / "store", quiet=True,
+        f"sharma@{tmp_path / 'w.safetensors'}", "digits", resize=32, known="0-9",
+        probes="knn,leep,drift,gradient,reset", examples=12, store=tmp_path / "store", quiet=True,
     )  # fmt: skip
     drift = rows_of(found, "drift")
     assert drift["reason"].item() == (
         "sharma@w.safetensors has its weights from elsewhere, and how they came about is not known; "
         "name a net without weights, and it is trained here"
     )
+    pulls = rows_of(found, "gradient_norm")
+    assert pulls["value"].notna().all()
+    assert pulls["step"].isna().all()
+    told = found.plan["quantities"]["gradient_norm"]
+    (figure,) = figures(pulls, {"gradient_norm": told}, found.plan["layers"])
+    assert set(figure.table["series"]) == {"weights", "biases", "all"}
     rewound = rows_of(found, "accuracy_lost_rewound")
     assert rewound["value"].isna().all()
     assert rewound["reason"].notna().all()

@@ -131,7 +131,7 @@ PROBES: dict[str, Probe] = {
     ),
     "gradient": Probe(
         training.gradient,
-        _titles("training", "by_layer", {name: drifting.ABOUT[name] for name in drifting.GRADIENTS}),
+        _titles("training", "by_step", {name: drifting.ABOUT[name] for name in drifting.GRADIENTS}),
     ),
     "reset": Probe(
         training.reset,

@@ -125,7 +125,13 @@ def by_layer(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) 
 
 
 def by_step(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
-    """The quantity against the step of training, a line for each layer: a figure for each part of the layers."""
+    """The quantity against the step of training, a line for each layer: a figure for each part of the layers.
+
+    Against the layers where no step is known, as of weights from elsewhere.
+    """
+    if rows["step"].isna().all():
+        yield from by_layer(rows, told, order)
+        return
     parts = list(rows.groupby("part", sort=False, dropna=False))
     for number, (name, part) in enumerate(parts):
         part = _in_order(part, order)
