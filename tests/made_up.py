@@ -159,7 +159,9 @@ def made_up_probe(text: str = "") -> str:
         for unit in range(5):
             found.append({**same, "quantity": "taylor", "unit": unit, "value": 0.1 * unit})
         for step in (0, 10, 20):
-            found.append({**same, "quantity": "distance", "step": step, "value": 0.1 * step * (place + 1)})
+            for part, times in (("weights", 1), ("biases", 5)):
+                value = 0.1 * step * (place + 1) * times
+                found.append({**same, "quantity": "distance", "part": part, "step": step, "value": value})
     rows = frame(found)
     plan: dict[str, Any] = {
         "quantities": QUANTITIES, "layers": list(names), "net": "sharma" + text, "notes": ["note " + text],

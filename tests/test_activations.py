@@ -1,9 +1,11 @@
 """Activations of all layers: by hand on a tiny net, against modules' own outputs, and nothing left behind."""
 
 import json
+import mmap
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,9 +49,9 @@ def test_by_hand() -> None:
     found = activations(doubling(), ones(3))
     assert list(found) == ["twice", "negate", "total"]
     assert found["twice"].tolist() == [[2.0], [4.0], [6.0]]
-    assert found["negate"].tolist() == [[0.0] * 4 + [k] * 4 for k in (2.0, 4.0, 6.0)]  # flattened after the ReLU
+    assert found["negate"].tolist() == [[0.0, 2.0], [0.0, 4.0], [0.0, 6.0]]  # after the ReLU, a number a map
     assert found["total"].tolist() == [[8.0], [16.0], [24.0]]
-    assert found.shapes == {"twice": (1, 2, 2), "negate": (8,), "total": (1,)}
+    assert found.shapes == {"twice": (1, 2, 2), "negate": (2, 2, 2), "total": (1,)}
 
 
 @pytest.mark.parametrize(
@@ -75,11 +77,78 @@ def test_channels_last_are_told_by_the_layers_width() -> None:
     assert torch.equal(pooled(made, "mean", units=3), made.mean((2, 3)))
 
 
+def test_a_map_that_is_square_is_not_channels_last_by_its_side() -> None:
+    """A dense block ends with all its channels at once; its last layer adds so many as the map happens to be wide."""
+    made = torch.arange(2.0 * 6 * 4 * 4).view(2, 6, 4, 4)
+    assert torch.equal(pooled(made, "mean", units=4), made.mean((2, 3)))
+    assert torch.equal(pooled(made.movedim(1, 3), "max", units=6), made.amax((2, 3)))
+
+
+def test_a_dense_block_is_pooled_over_its_places() -> None:
+    """Its second convolution adds 4 channels to 6, on maps of 4 x 4: the features were means of columns."""
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add = nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x, self.add(x)], 1)
+
+    head = nn.Sequential(nn.Conv2d(10, 2, 4), nn.Flatten())
+    net = nn.Sequential(OrderedDict(stem=nn.Conv2d(1, 6, 1), dense=Dense(), head=head))
+    x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+    found = activations(net, x)
+    assert found.shapes["dense"] == (10, 4, 4)
+    assert torch.equal(found["dense"], net[:2](x).mean((2, 3)).detach())
+
+
+class Flat(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize("behind", [nn.Identity(), nn.Dropout(0.5), nn.ReLU(), nn.ReLU(inplace=True)])
+@pytest.mark.parametrize("flatten", [nn.Flatten(), Flat()])
+@pytest.mark.parametrize("within", [True, False])
+def test_a_flattened_map_is_pooled_as_the_map_it_was(behind: nn.Module, flatten: nn.Module, within: bool) -> None:
+    """Whether the layer flattens its map itself or the next does, and whatever then leaves each number in its place.
+
+    Such a layer was left as it is, thousands of numbers, while its neighbours were pooled.
+    """
+    conv, head, flat = nn.Conv2d(1, 3, 1), nn.Linear(12, 2), (flatten, behind)
+    net = nn.Sequential(nn.Sequential(conv, *flat), head) if within else nn.Sequential(conv, nn.Sequential(*flat, head))
+    x = torch.randn(5, 1, 2, 2, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        made = behind.eval()(conv(x))
+    for pooling, expected in (("mean", made.mean((2, 3))), ("max", made.amax((2, 3))), ("flatten", made.flatten(1))):
+        found = activations(net, x, pooling=pooling)
+        first, last = found
+        assert found.shapes == {first: (3, 2, 2), last: (2,)}
+        assert torch.equal(found[first], expected)
+        assert found[last].shape == (5, 2)
+
+
+def test_what_is_no_map_in_a_row_stays_as_it_is() -> None:
+    """Of as many numbers as the map, but others; and of a map of one place, which is a row of units already."""
+
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.movedim(1, 3).flatten(1)
+
+    x = torch.randn(5, 1, 2, 2, generator=torch.Generator().manual_seed(6))
+    turned = activations(nn.Sequential(nn.Conv2d(1, 3, 1), Turned(), nn.Linear(12, 2)), x)
+    assert turned.shapes["0"] == (12,)
+    one = activations(nn.Sequential(nn.Conv2d(1, 3, 2), nn.Flatten(), nn.Linear(3, 2)), x, pooling="cls")
+    assert one.shapes["0"] == (3,)
+
+
 def test_cls_of_a_convolution_is_a_reason_and_not_a_number() -> None:
     found = activations(doubling(), ones(2), pooling="cls")
-    assert list(found) == ["negate", "total"]
-    with pytest.raises(RepresentationError, match=r"^layer 'twice': pooling 'cls' is for tokens; an activation here"):
-        found["twice"]
+    assert list(found) == ["total"]
+    for layer in ("twice", "negate"):
+        with pytest.raises(RepresentationError, match=f"^layer '{layer}': pooling 'cls' is for tokens; an activation"):
+            found[layer]
 
 
 def test_copies_are_taken_before_a_later_relu_in_place() -> None:
@@ -144,12 +213,34 @@ def test_published_values_end_to_end(shared: Callable[[str], Path], tmp_path: Pa
         assert error < 2e-3 * found[name].abs().max(), expected
 
 
-def test_in_files_beyond_the_budget_the_numbers_are_the_same() -> None:
+def test_in_files_beyond_the_budget_the_numbers_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three layers, 230 rows of 1, 2 and 1 number of 4 bytes: what the budget has no room for is in a file."""
+    sizes: list[int] = []
+
+    def spied(file: int, size: int) -> mmap.mmap:
+        sizes.append(size)
+        return mmap.mmap(file, size)
+
+    monkeypatch.setattr(module, "mmap", SimpleNamespace(mmap=spied))
     x = torch.randn(230, 1, 2, 2, generator=torch.Generator().manual_seed(2))
-    inside, outside = activations(doubling(), x), activations(doubling(), x, memory=0)
-    assert list(inside) == list(outside)
-    for name in inside:
-        assert torch.equal(inside[name], outside[name])
+    inside = activations(doubling(), x)
+    assert sizes == []
+    for memory, in_files in ((0, [920, 1840, 920]), (920, [1840, 920]), (1840, [1840])):
+        outside = activations(doubling(), x, memory=memory)
+        assert sizes == in_files
+        assert list(inside) == list(outside)
+        for name in inside:
+            assert torch.equal(inside[name], outside[name])
+        sizes.clear()
+
+
+def test_all_layers_are_seen_in_one_pass() -> None:
+    """The net runs once for each batch, and once on one image to find where each layer ends."""
+    net, given = doubling(), []
+    found = layers(net, ones(1))
+    net.register_forward_pre_hook(lambda _module, images: given.append(len(images[0])))
+    assert len(activations(net, ones(230), found=found)) == 3
+    assert given == [1, 100, 100, 30]
 
 
 def test_a_file_that_finds_no_room_says_so(small_disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,3 +309,4 @@ def test_sites_name_the_module_and_its_call() -> None:
     found = sites(net, layers(net, ones(1)), ones(1))
     assert [(site.module, site.call) for site in found.values()] == [("twice", 0), ("flat", 0), ("", 0)]
     assert json.dumps([site.units for site in found.values()]) == "[1, 2, 1]"
+    assert [site.flattened for site in found.values()] == [(), (2, 2, 2), ()]

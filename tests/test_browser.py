@@ -22,7 +22,7 @@ from made_up import HOSTILE, made_up_advice, made_up_probe, made_up_report, made
 
 PHONE, DESK, WALL = 390, 1280, 2560
 KINDS = ("study", "probe", "advice", "comparison")
-CHARTS = {"study": 6, "probe": 6, "advice": 4, "comparison": 8}
+CHARTS = {"study": 6, "probe": 7, "advice": 4, "comparison": 8}
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 MOMENT = 300  # milliseconds in which a picture is drawn anew
 SERIOUS = {"serious", "critical"}

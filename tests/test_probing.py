@@ -22,14 +22,17 @@ from layerwise.nets import NETS, build
 from layerwise.probed import Probed
 from layerwise.probes import activations
 from layerwise.probes.decoder import Training
+from layerwise.probes.drift import gradients
 from layerwise.probes.linear import linear_probes
 from layerwise.probing import images
 from layerwise.probing.examine import chosen
 from layerwise.probing.examined import Examined, load_examined
 from layerwise.probing.probes import ALL, PROBES, QUICK, Probe
-from layerwise.probing.subject import Asked, fitted
+from layerwise.probing.subject import Asked, Subject, fitted, subject
+from layerwise.probing.training import headed
 from layerwise.report.probe import FORMS, SECTIONS, figures, scatter
 from layerwise.rows import frame, pick
+from layerwise.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,13 @@ def _probed(folder: Path) -> Examined:
     )  # fmt: skip
 
 
+def looked_at(folder: Path) -> Subject:
+    """The net that was probed there, with its images."""
+    data, _ = open_data("digits", folder / "store" / "data", resize=32)
+    plan = fitted(Asked("sharma", "0-4", examples=30, steps=60, batch_size=20), data)
+    return subject(plan, Store(folder / "store"))
+
+
 def rows_of(found: Examined, quantity: str) -> pd.DataFrame:
     return pick(found.rows, quantity=quantity)
 
@@ -66,13 +76,7 @@ def test_every_probe_leaves_numbers_or_reasons_and_never_both(probed: tuple[Exam
 def test_rows_are_those_of_the_functions_themselves(probed: tuple[Examined, Path]) -> None:
     """The table's linear accuracy is that of `linear_probes` on activations taken by hand."""
     found, folder = probed
-    data, _ = open_data("digits", folder / "store" / "data", resize=32)
-    plan = fitted(Asked("sharma", "0-4", examples=30, steps=60, batch_size=20), data)
-    assert plan.run is not None
-    from layerwise.probing.subject import subject
-    from layerwise.store import Store
-
-    looked = subject(plan, Store(folder / "store"))
+    looked = looked_at(folder)
     unknown = looked.labels >= 5
     features = activations.activations(looked.net, looked.images, found=looked.found)
     expected = linear_probes({name: f[unknown] for name, f in features.items()}, looked.labels[unknown])
@@ -84,18 +88,68 @@ def test_rows_are_those_of_the_functions_themselves(probed: tuple[Examined, Path
 
 
 def test_probed_images_are_not_those_it_learnt_from(probed: tuple[Examined, Path]) -> None:
-    data, _ = open_data("digits", probed[1] / "store" / "data", resize=32)
-    plan = fitted(Asked("sharma", "0-4", examples=30), data)
-    from layerwise.probing.subject import subject
-    from layerwise.store import Store
-
-    plan = fitted(Asked("sharma", "0-4", examples=30, steps=60, batch_size=20), data)
-    looked = subject(plan, Store(probed[1] / "store"))
+    looked = looked_at(probed[1])
     seen = {image.numpy().tobytes() for image in looked.feed.parts["train"].images(torch.arange(600))}
     assert not seen & {image.numpy().tobytes() for image in looked.images}
     assert looked.labels.bincount().tolist() == [30] * 10
     assert looked.known == frozenset(range(5))
     assert looked.head == (0, 1, 2, 3, 4)
+
+
+def test_what_a_reset_leaves_is_told_beside_what_it_loses(probed: tuple[Examined, Path]) -> None:
+    """Of the accuracies only their difference was in the rows, so that neither could be had back."""
+    (before,) = rows_of(probed[0], "accuracy_before_reset")["value"]
+    after = rows_of(probed[0], "accuracy_after_reset")
+    assert set(after["condition"]) == {"fresh", "rewound", "matched"}
+    for kind, left in after.groupby("condition"):
+        lost = rows_of(probed[0], f"accuracy_lost_{kind}")
+        assert left["layer"].tolist() == lost["layer"].tolist()
+        assert (before - left["value"]).to_numpy() == pytest.approx(lost["value"].to_numpy())
+        assert (before - left["high"]).to_numpy() == pytest.approx(lost["low"].to_numpy(), nan_ok=True)
+    page = unescape((probed[1] / "out" / "report.html").read_text()).replace("\N{NO-BREAK SPACE}", " ")
+    assert f"Accuracy before reset {100 * before:.1f} %</b>" in page
+    plan = probed[0].plan
+    (figure,) = figures(after, {"accuracy_after_reset": plan["quantities"]["accuracy_after_reset"]}, plan["layers"])
+    assert set(figure.table["series"]) == {"fresh", "rewound", "matched"}
+
+
+def test_a_picture_says_how_much_of_the_variance_it_shows(probed: tuple[Examined, Path]) -> None:
+    """PCA's caption sends the reader to a share that was nowhere. The places are true to scale, and have it in them."""
+    shares = rows_of(probed[0], "pca_variance").set_index("layer")["value"]
+    assert list(shares.index) == probed[0].plan["layers"]
+    assert shares.between(0, 1, inclusive="right").all()
+    assert shares["classifier"] < 1
+    titles = list(probed[0].plan["quantities"])
+    assert titles.index("pca_variance") == titles.index("pca") + 1
+    told = probed[0].plan["quantities"]["pca_variance"]
+    (figure,) = figures(rows_of(probed[0], "pca_variance"), {"pca_variance": told}, list(shares.index))
+    assert figure.table["value"].tolist() == shares.tolist()
+
+
+def test_saliency_says_that_it_is_an_estimate() -> None:
+    told = PROBES["saliency"].quantities["optimal_brain_damage"].told()
+    assert told["misleads"].endswith(
+        "Of more than 4 classes it is an estimate, from 4 random mixtures of the outputs for each image."
+    )
+
+
+def test_gradients_are_taken_at_the_steps_of_drift(probed: tuple[Examined, Path]) -> None:
+    """They were those of the final weights only. At the last step they are the net's own, by the function itself."""
+    found, folder = probed
+    looked = looked_at(folder)
+    images, classes = headed(looked)
+    for quantity in ("gradient_norm", "signal_to_noise"):
+        table = rows_of(found, quantity)
+        assert sorted(set(table["step"])) == sorted(set(rows_of(found, "distance")["step"]))
+        last = table[table["step"] == 60].set_index(["layer", "part"])["value"]
+        for one in gradients(looked.net, looked.found, images, classes):
+            if one.quantity == quantity:
+                assert last[one.layer, one.part] == pytest.approx(one.value, rel=1e-5)
+    first, *others = figures(table, {quantity: found.plan["quantities"][quantity]}, found.plan["layers"])
+    assert [first.title, *(one.title for one in others)] == [
+        f"Signal to noise, of {part}" for part in ("weights", "biases", "all")
+    ]
+    assert len(first.table) == table["step"].nunique() * len(found.plan["layers"])
 
 
 def test_similarity_has_both_nets_and_itself_is_1(probed: tuple[Examined, Path]) -> None:
@@ -138,14 +192,20 @@ def test_weights_from_a_file_have_no_start_and_no_way_through_training(tmp_path:
     net = build("sharma", (1, 32, 32), 10, seed=3)
     save_file(net.state_dict(), tmp_path / "w.safetensors")
     found = api.probe(
-        f"sharma@{tmp_path / 'w.safetensors'}", "digits", resize=32, known="0-9", probes="knn,leep,drift,reset",
-        examples=12, store=tmp_path / "store", quiet=True,
+        f"sharma@{tmp_path / 'w.safetensors'}", "digits", resize=32, known="0-9",
+        probes="knn,leep,drift,gradient,reset", examples=12, store=tmp_path / "store", quiet=True,
     )  # fmt: skip
     drift = rows_of(found, "drift")
     assert drift["reason"].item() == (
         "sharma@w.safetensors has its weights from elsewhere, and how they came about is not known; "
         "name a net without weights, and it is trained here"
     )
+    pulls = rows_of(found, "gradient_norm")
+    assert pulls["value"].notna().all()
+    assert pulls["step"].isna().all()
+    told = found.plan["quantities"]["gradient_norm"]
+    (figure,) = figures(pulls, {"gradient_norm": told}, found.plan["layers"])
+    assert set(figure.table["series"]) == {"weights", "biases", "all"}
     rewound = rows_of(found, "accuracy_lost_rewound")
     assert rewound["value"].isna().all()
     assert rewound["reason"].notna().all()
@@ -169,7 +229,8 @@ def test_a_net_of_ones_own_is_probed_as_one_with_a_name(tmp_path: Path) -> None:
     own = api.probe(net, "digits", **given, mean=NETS["sharma"].mean, std=NETS["sharma"].std)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert set(own.rows["net"]) == {"Sequential"}
-    same = ~own.rows["quantity"].str.startswith("accuracy_lost") & (own.rows["other_net"].fillna("") != "X*")
+    drawn = own.rows["quantity"].str.startswith(("accuracy_lost", "accuracy_after"))
+    same = ~drawn & (own.rows["other_net"].fillna("") != "X*")
     for column in ("layer", "quantity", "value", "low", "high"):
         pd.testing.assert_series_equal(own.rows.loc[same, column], named.rows.loc[same, column])
     lost = own.rows[own.rows["quantity"] == "accuracy_lost_fresh"]
@@ -205,7 +266,7 @@ def test_all_of_a_small_class_is_probed_where_nothing_is_trained(tmp_path: Path)
         f"sharma@{tmp_path / 'w.safetensors'}", f"npz:{tmp_path / 'd.npz'}", probes="knn", examples=20,
         store=tmp_path / "store", quiet=True,
     )  # fmt: skip
-    assert ("images looked at", "35") in found.plan["facts"]
+    assert {("images looked at", "35"), ("pooling of activations", "mean")} <= set(found.plan["facts"])
     assert rows_of(found, "knn_accuracy")["value"].notna().any()
 
 

@@ -22,6 +22,7 @@ from layerwise.report import Figure, Report, words, write_report
 from layerwise.report.costs import cost, costs_of, forecast, frontier
 from layerwise.report.figures import gap, learning, levels, palette
 from layerwise.report.page import json_block, spec, table_json
+from layerwise.report.probe import by_step
 from layerwise.report.strip import Known, Lane, Strip, nothing_known, tiles
 from layerwise.report.summary import changes, ends, over_clusters
 from layerwise.report.thumbnails import cut, sheet
@@ -31,6 +32,7 @@ from layerwise.rows import frame, read
 from made_up import (
     HOSTILE,
     LAYERS,
+    QUANTITIES,
     made_up_accuracy,
     made_up_claims,
     made_up_plan,
@@ -488,3 +490,21 @@ def test_thumbnails_are_cut_from_their_sheet_by_number():
         image = np.asarray(Image.open(io.BytesIO(content)))
         assert image.shape == (24, 24)
         assert (image == 5 * (number - 100)).all()
+
+
+def test_each_part_of_a_layer_has_a_figure_of_its_own_by_step():
+    """Weights and biases were one line, which went from one to the other and back at every step."""
+    told = QUANTITIES["distance"]
+    rows = frame(
+        {"layer": layer, "quantity": "distance", "part": part, "step": step, "value": step * times}
+        for layer in ("conv1", "head") for part, times in (("weights", 1.0), ("biases", 9.0)) for step in (0, 10, 20)
+    )  # fmt: skip
+    weights, biases = by_step(rows, told, ["conv1", "head"])
+    assert (weights.title, biases.title) == ("distance, of weights", "distance, of biases")
+    assert ("when it does." in weights.caption, biases.caption) == (True, "As before.")
+    for figure, part, values in ((weights, "weights", [0, 10, 20]), (biases, "biases", [0, 90, 180])):
+        assert set(figure.table["part"]) == {part}
+        for _, line in figure.table.groupby("layer"):
+            assert line["value"].tolist() == values
+    (alone,) = by_step(rows[rows["part"] == "weights"], told, ["conv1", "head"])
+    assert alone.title == "distance"

@@ -2,7 +2,8 @@
 
 A layer's activation is the output of the last module to finish before another layer begins: activations, pooling and
 dropout after the layer included, and the whole block where the layer is the last of it. What a net calculates between
-its modules, as functions, belongs to the next module's input and is seen only where a module around both ends.
+its modules, as functions, belongs to the next module's input and is seen only where a module around both ends. A map
+that the layer or what follows it flattens is pooled as the map it was, so that all layers are pooled alike.
 """
 
 import mmap
@@ -40,7 +41,7 @@ class Activations(Mapping[str, Float[Tensor, "examples units"]]):
     """
 
     features: dict[str, Float[Tensor, "examples units"]]
-    shapes: dict[str, tuple[int, ...]]  # of one image's activation before pooling: (channels, height, width), ...
+    shapes: dict[str, tuple[int, ...]]  # of one image's activation, a map if it was one: (channels, height, width), ...
     reasons: dict[str, str]
     pooling: str
 
@@ -63,6 +64,7 @@ class Site:
     module: str
     call: int
     units: int  # of the layer: its output channels or features
+    flattened: tuple[int, ...] = ()  # the shape of one image's map, where the output is such a map in a row
 
 
 def activations(
@@ -107,15 +109,23 @@ def sites(net: nn.Module, found: Sequence[Layer], example: Float[Tensor, "one ..
     found_sites: dict[str, Site] = {}
     calls: dict[str, int] = {}
     current: list[str] = []  # the layer that has run last
+    maps: dict[str, Tensor] = {}  # the last one of each layer
+    flattened: dict[str, tuple[int, ...]] = {}
 
     def enter(name: str) -> None:
         if name in owner:
             current[:] = [owner[name]]
 
-    def leave(name: str) -> None:
+    def leave(name: str, output: Any) -> None:
         call = calls[name] = calls.get(name, -1) + 1
-        if current:
-            found_sites[current[0]] = Site(name, call, units[current[0]])
+        if not current:
+            return
+        (layer,), made = current, _tensor(output)
+        if made is not None and made.dim() > 2:
+            maps[layer] = made
+        elif made is not None and layer in maps and _is_flattened(made, maps[layer]):
+            flattened[layer] = tuple(maps[layer].shape[1:])
+        found_sites[layer] = Site(name, call, units[layer], flattened.get(layer, ()))
 
     units = {layer.name: _units(net, layer) for layer in found}
     handles = [
@@ -123,7 +133,7 @@ def sites(net: nn.Module, found: Sequence[Layer], example: Float[Tensor, "one ..
         for name, module in net.named_modules()
         for handle in (
             module.register_forward_pre_hook(lambda _m, _a, name=name: enter(name)),
-            module.register_forward_hook(lambda _m, _a, _o, name=name: leave(name)),
+            module.register_forward_hook(lambda _m, _a, output, name=name: leave(name, output)),
         )
     ]
     try:
@@ -154,6 +164,7 @@ class _Collected:
             shape = "no tensor" if made is None else f"shape {tuple(made.shape)}"
             self._refuse(layer, f"its output is {shape}, not a row for each of {self.count} images")
             return
+        made = _as_map(made, self.where[layer].flattened)
         try:
             rows = pooled(made, self.pooling, self.where[layer].units)
         except RepresentationError as error:
@@ -186,6 +197,8 @@ class _Collected:
 def pooled(made: Float[Tensor, "images ..."], pooling: str, units: int) -> Float[Tensor, "images features"]:
     """A row an image of an activation: (units, height, width), (height, width, units), (tokens, units) or (units).
 
+    Units stand last where only the last size is their number: in (channels, units, units) it is that of a square map's
+    sides, as where a block adds a few channels to many.
     Raises RepresentationError for `cls` where there are no tokens.
     """
     if made.dim() == 2:
@@ -196,9 +209,14 @@ def pooled(made: Float[Tensor, "images ..."], pooling: str, units: int) -> Float
         return made[:, 0]
     if pooling == "flatten":
         return made.flatten(1)
-    is_last = made.dim() == 3 or (made.shape[1] != units and made.shape[-1] == units)
-    places = list(range(1, made.dim() - 1)) if is_last else list(range(2, made.dim()))
+    places = list(range(1, made.dim() - 1)) if _is_last(made.shape[1:], units) else list(range(2, made.dim()))
     return made.mean(places) if pooling == "mean" else made.amax(places)
+
+
+def _is_last(shape: Sequence[int], units: int) -> bool:
+    if len(shape) == 2:
+        return True
+    return shape[-1] == units and units not in (shape[0], shape[-2])
 
 
 @contextmanager
@@ -233,6 +251,16 @@ def _tensor(output: Any) -> Tensor | None:
         return output
     several = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
     return next((value for value in several if isinstance(value, Tensor)), None)
+
+
+def _is_flattened(made: Tensor, before: Float[Tensor, "one ..."]) -> bool:
+    """Is it what was before, number by number, in a row? Of a map of a single place nobody can tell, or needs to."""
+    return prod(before.shape[2:]) > 1 and torch.equal(made.flatten(), before.flatten())
+
+
+def _as_map(made: Float[Tensor, "images ..."], flattened: Sequence[int]) -> Float[Tensor, "images ..."]:
+    is_row = bool(flattened) and made.dim() == 2 and made.shape[1] == prod(flattened)
+    return made.reshape(len(made), *flattened) if is_row else made
 
 
 def _has_weights(net: nn.Module, name: str) -> bool:

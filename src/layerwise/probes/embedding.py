@@ -31,6 +31,12 @@ ABOUT = {
         misleads="Classes that lie apart in other directions fall together: see the share of the variance shown.",
         source="Pearson 1901; Hotelling 1933",
     ),
+    "pca_variance": About(
+        tells="The share of the layer's variance along the two directions in which the picture by PCA shows it.",
+        misleads="A small share need not hide classes, and a large one need not show them: variance is no difference "
+        "between classes.",
+        source="Pearson 1901; Hotelling 1933",
+    ),
 }
 METHODS = ("tsne", "pca")
 PERPLEXITY = 30.0

@@ -55,6 +55,19 @@ ABOUT = {
         "after Neyshabur et al. 2020 and Matsoukas et al. 2022, who train such weights further",
     ),
 }
+ACCURACIES = {
+    "accuracy_after_reset": About(
+        "The accuracy that is left when the layer is reset in each of the three ways and nothing is trained.",
+        "What chance is depends on the number of classes; beside it stands the accuracy before, of the same images.",
+        f"{ZHANG}: the measure of their figures",
+    ),
+    "accuracy_before_reset": About(
+        "The accuracy of the net as it is, from which those lost are taken; `estimated` is that with batch norm's "
+        "statistics computed anew.",
+        "It is that of some images of the classes for which the head has an output, not of the data's whole test part.",
+        ZHANG,
+    ),
+}
 
 MEMORY = 2**29  # bytes for what the layers below the reset one make of the images
 STATISTICS_BATCH = 250  # images whose mean and variance are taken together

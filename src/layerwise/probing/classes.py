@@ -50,8 +50,10 @@ def embedding(look: Look, method: str) -> None:
     rows = _mixed(subject.labels, subject.seed)[:PICTURED]
     for done, (layer, features) in enumerate(look.each(method), 1):
         with look.unknown_is_unknown(method, layer):
-            places = picture(features[rows], method=method, seed=subject.seed).places
-            for row, place in zip(rows.tolist(), places.tolist(), strict=True):
+            drawn = picture(features[rows], method=method, seed=subject.seed)
+            if drawn.variance is not None:
+                look.note(f"{method}_variance", drawn.variance, layer)
+            for row, place in zip(rows.tolist(), drawn.places.tolist(), strict=True):
                 label = int(subject.labels[row])
                 of_class = {"class_name": subject.class_names[label], "group": look.subject.group_of(label)}
                 for part, value in zip(("first", "second"), place, strict=True):

@@ -67,17 +67,18 @@ def examine(
         "failures": failures,
         "probes": list(names),
         "captions": look.captions,
-        "facts": _facts(subject),
+        "facts": _facts(subject, pooling),
     }
     return Examined(frame(look.rows), look.pictures, {**plan, **told})
 
 
-def _facts(subject: Subject) -> list[tuple[str, str]]:
-    """The sizes of what was looked at, as the report shows them."""
+def _facts(subject: Subject, pooling: str) -> list[tuple[str, str]]:
+    """The sizes of what was looked at, and what of an activation is a feature, as the report shows them."""
     classes = len(torch.unique(subject.labels))
     known = len(subject.known)
     return [
         ("layers", str(len(subject.found))),
         ("images looked at", f"{len(subject.labels):,}"),
         ("classes" + (f", {known} of them known" if 0 < known < classes else ""), str(classes)),
+        ("pooling of activations", pooling),
     ]

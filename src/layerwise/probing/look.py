@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from layerwise.errors import LayerwiseError
 from layerwise.probes.activations import BATCH, Activations, activations
-from layerwise.probing.subject import Subject
+from layerwise.probing.subject import State, Subject
 
 Row = dict[str, Any]
 TRAINED, UNTRAINED = "F*", "X*"  # the net as it is, and a fresh one, as treatments
@@ -29,6 +29,7 @@ class Look:
     rows: list[Row] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)  # PNG files by name
     captions: dict[str, str] = field(default_factory=dict)  # of the pictures
+    states: dict[int, State] = field(default_factory=dict)  # at steps of its training, once a probe has asked for them
     progress: Callable[[int, int], None] = lambda done, total: None
 
     @property

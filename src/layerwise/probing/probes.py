@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from layerwise import information
-from layerwise import saliency as saliencies
 from layerwise.about import About
 from layerwise.probes import drift as drifting
 from layerwise.probes import embedding as embeddings
@@ -106,29 +105,43 @@ PROBES: dict[str, Probe] = {
         for name, (_, about) in SCORES.items()
     },
     "spread": Probe(classes.spread, _titles("classes", "by_class", spreads.ABOUT)),
-    **{
-        name: Probe(
-            partial(classes.embedding, method=name), {name: Quantity(_title(name), "scatter", "classes", about)}
-        )
-        for name, about in embeddings.ABOUT.items()
-    },
+    "tsne": Probe(
+        partial(classes.embedding, method="tsne"),
+        {"tsne": Quantity(_title("tsne"), "scatter", "classes", embeddings.ABOUT["tsne"])},
+    ),
+    "pca": Probe(
+        partial(classes.embedding, method="pca"),
+        {
+            "pca": Quantity(_title("pca"), "scatter", "classes", embeddings.ABOUT["pca"]),
+            "pca_variance": Quantity(
+                "PCA: variance shown", "by_layer", "classes", embeddings.ABOUT["pca_variance"], "percent"
+            ),
+        },
+    ),
     "inversion": Probe(images.inversion, _titles("images", "by_class", inversions.ABOUT, prefix="inversion_")),
     "decoder": Probe(images.decoder, _titles("images", "by_class", recovery.ABOUT, prefix="decoder_")),
     "information": Probe(
         units.informative,
         {"information": Quantity("Information about the class, nats", "ticks", "units", information.ABOUT)},
     ),
-    "saliency": Probe(units.saliency, _titles("units", "ticks", saliencies.ABOUT)),
+    "saliency": Probe(units.saliency, _titles("units", "ticks", units.ABOUT)),
     "drift": Probe(
         training.drift,
         _titles("training", "by_step", {n: a for n, a in drifting.ABOUT.items() if n not in drifting.GRADIENTS}),
     ),
     "gradient": Probe(
         training.gradient,
-        _titles("training", "by_layer", {name: drifting.ABOUT[name] for name in drifting.GRADIENTS}),
+        _titles("training", "by_step", {name: drifting.ABOUT[name] for name in drifting.GRADIENTS}),
     ),
     "reset": Probe(
-        training.reset, _titles("training", "by_layer", robustness.ABOUT, unit="percent", prefix="accuracy_lost_")
+        training.reset,
+        {
+            **_titles("training", "by_layer", robustness.ABOUT, unit="percent", prefix="accuracy_lost_"),
+            **{
+                name: Quantity(_title(name), form, "training", robustness.ACCURACIES[name], "percent")
+                for name, form in (("accuracy_after_reset", "by_layer"), ("accuracy_before_reset", "whole"))
+            },
+        },
     ),
 }
 QUICK = ("knn", "linear", "cka_debiased", "logme", "h_score_shrunk", "leep", "nce")

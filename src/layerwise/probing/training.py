@@ -1,5 +1,7 @@
 """How each layer came to be what it is, and what the net loses without it: drift, gradients, resets."""
 
+import copy
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -8,7 +10,7 @@ from layerwise.errors import RepresentationError
 from layerwise.probes.drift import Reading, Watch, distances, gradients, similarities
 from layerwise.probes.robustness import Draws, robustness
 from layerwise.probing.look import Look
-from layerwise.probing.subject import Subject
+from layerwise.probing.subject import State, Subject
 from layerwise.train import train
 
 LOOKS = 12  # at the net on its way through training
@@ -18,18 +20,25 @@ RESET_ON = 300  # images: the net is evaluated some eleven times for each layer
 
 def drift(look: Look) -> None:
     """Distance of each layer from its start at some steps of training, and its similarity to its end."""
-    subject = look.subject
-    if subject.run is None or subject.feed is None:
+    subject, states = look.subject, _states(look)
+    if not states:
         raise RepresentationError(
             f"{subject.name} has its weights from elsewhere, and how they came about is not known; "
             "name a net without weights, and it is trained here"
         )
-    watch = Watch(watched(subject.run.steps))
-    trained = train(subject.run, subject.feed, observe=watch)
-    watch.states[sum(trained.steps)] = trained.weights
     images = subject.images[:: max(1, len(subject.images) // LOOKED_AT)]
-    _note(look, distances(subject.net, subject.found, watch.states))
-    _note(look, similarities(subject.net, subject.found, watch.states, images, pooling=look.pooling))
+    _note(look, distances(subject.net, subject.found, states))
+    _note(look, similarities(subject.net, subject.found, states, images, pooling=look.pooling))
+
+
+def _states(look: Look) -> dict[int, State]:
+    """The net at some steps of its training, which is done once more for them; none where it was not trained here."""
+    run, feed = look.subject.run, look.subject.feed
+    if not look.states and run is not None and feed is not None:
+        watch = Watch(watched(run.steps))
+        trained = train(run, feed, observe=watch)
+        look.states |= {**watch.states, sum(trained.steps): trained.weights}
+    return look.states
 
 
 def watched(steps: int) -> tuple[int, ...]:
@@ -43,13 +52,22 @@ def watched(steps: int) -> tuple[int, ...]:
 
 
 def gradient(look: Look) -> None:
-    """Norm and signal-to-noise ratio of each layer's gradient, on the classes that the net knows."""
-    images, classes = (part[:LOOKED_AT] for part in headed(look.subject))
-    _note(look, gradients(look.subject.net, look.subject.found, images, classes, memory=look.memory))
+    """Norm and signal-to-noise ratio of each layer's gradient at some steps of training, on the classes that it knows.
+
+    Of a net with weights from elsewhere there is one state, and no step.
+    """
+    subject = look.subject
+    images, classes = (part[:LOOKED_AT] for part in headed(subject))
+    states: list[tuple[int | None, State]] = [*_states(look).items()] or [(None, subject.net.state_dict())]
+    walker = copy.deepcopy(subject.net)
+    for done, (step, state) in enumerate(states, 1):
+        walker.load_state_dict(state)
+        _note(look, gradients(walker, subject.found, images, classes, step=step, memory=look.memory))
+        look.progress(done, len(states))
 
 
 def reset(look: Look) -> None:
-    """Accuracy lost when one layer is reset to fresh, rewound or matched weights and nothing is trained."""
+    """Accuracy before and after one layer is reset to fresh, rewound or matched weights and nothing is trained."""
     subject = look.subject
     images, classes = (part[:RESET_ON] for part in headed(subject))
     draws = Draws(
@@ -63,11 +81,14 @@ def reset(look: Look) -> None:
         subject.net, subject.found, images, classes, draws, estimate_on=estimate_on, memory=look.memory,
         progress=look.progress,
     )  # fmt: skip
+    for statistics, base in {one.statistics: one.base for one in found}.items():
+        look.note("accuracy_before_reset", base, part=statistics)
     for one in found:
-        quantity = f"accuracy_lost_{one.kind}"
+        same = {"part": one.statistics, "reason": one.reason or None}
         low, high = one.bounds or (None, None)
         bounds = {"low": one.base - high, "high": one.base - low} if low is not None and high is not None else {}
-        look.note(quantity, one.lost, one.layer, part=one.statistics, reason=one.reason or None, **bounds)
+        look.note(f"accuracy_lost_{one.kind}", one.lost, one.layer, **same, **bounds)
+        look.note("accuracy_after_reset", one.accuracy, one.layer, condition=one.kind, low=low, high=high, **same)
 
 
 def headed(subject: Subject) -> tuple[Float[Tensor, "some ..."], Int[Tensor, " some"]]:

@@ -1,6 +1,7 @@
 """Which units of each layer matter: saliency to the loss, and information about the class."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -9,11 +10,20 @@ from torch import Tensor, nn
 from layerwise.information import information, unit_activations
 from layerwise.layers import Layer
 from layerwise.probing.look import Look
+from layerwise.saliency import ABOUT as EXACT
 from layerwise.saliency import optimal_brain_damage, read_out, taylor
 from layerwise.units import Units, units
 
 MOST = 200  # images, and ...
 COLUMNS = 4  # ... random mixtures of the outputs: each takes a backward pass per layer
+ABOUT = {
+    **EXACT,
+    "optimal_brain_damage": replace(
+        EXACT["optimal_brain_damage"],
+        misleads=f"{EXACT['optimal_brain_damage'].misleads} Of more than {COLUMNS} classes it is an estimate, from "
+        f"{COLUMNS} random mixtures of the outputs for each image.",
+    ),
+}
 
 
 def saliency(look: Look) -> None:

@@ -112,7 +112,7 @@ def figures(
 
 
 def by_layer(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
-    """The quantity against the layers, a line for each group of classes, treatment or part of a layer."""
+    """The quantity against the layers, a line for each group of classes, way of a reset, or part of a layer."""
     whole = rows[rows["class_name"].isna()]
     table = _in_order(whole, order).assign(series=_series(whole)).dropna(axis=1, how="all")
     table = table[[c for c in ("layer", "series", "value", "low", "high") if c in table]]
@@ -125,14 +125,22 @@ def by_layer(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) 
 
 
 def by_step(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
-    """The quantity against the step of training, a line for each layer."""
-    rows = _in_order(rows, order)
-    table = rows[["step", "layer", "value"]].assign(step=rows["step"].astype(float))
-    chart = curves(
-        table, "step", "value", "layer", x_title="training step", y_title=told["title"], colour_title="layer",
-        continuous=True, percent=told["unit"] == "percent", size=30,
-    )  # fmt: skip
-    yield _figure(told, chart, table)
+    """The quantity against the step of training, a line for each layer: a figure for each part of the layers.
+
+    Against the layers where no step is known, as of weights from elsewhere.
+    """
+    if rows["step"].isna().all():
+        yield from by_layer(rows, told, order)
+        return
+    parts = list(rows.groupby("part", sort=False, dropna=False))
+    for number, (name, part) in enumerate(parts):
+        part = _in_order(part, order)
+        table = part[["step", "layer", "part", "value"]].assign(step=part["step"].astype(float))
+        chart = curves(
+            table, "step", "value", "layer", x_title="training step", y_title=told["title"], colour_title="layer",
+            continuous=True, percent=told["unit"] == "percent", size=30,
+        )  # fmt: skip
+        yield _figure(told, chart, table, f"of {name}" if len(parts) > 1 else "", number)
 
 
 def by_class(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
@@ -142,7 +150,7 @@ def by_class(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) 
         columns = ["layer", "class_name", "group", "value", "low", "high", "other_class"]
         table = part[columns].dropna(axis=1, how="all")
         chart = _heat(table, "class_name", "class", order, told, sorted(table["class_name"].unique()))
-        yield _figure(told, chart, table, f"of the {WORDS.get(str(net), str(net))}" if number else "")
+        yield _figure(told, chart, table, f"of the {WORDS.get(str(net), str(net))}" if number else "", number)
 
 
 def pairs(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
@@ -150,7 +158,7 @@ def pairs(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> 
     for number, (net, part) in enumerate(rows.groupby("other_net", sort=False)):
         table = part[["layer", "other_layer", "value"]]
         chart = _heat(table, "other_layer", "layer", order, told, list(dict.fromkeys(table["other_layer"])))
-        yield _figure(told, chart, table, f"with the {WORDS.get(str(net), str(net))}" if number else "")
+        yield _figure(told, chart, table, f"with the {WORDS.get(str(net), str(net))}" if number else "", number)
 
 
 def ticks(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
@@ -230,25 +238,30 @@ def _heat(
     return marks.properties(width="container", height=max(120, CELL * table[up].nunique()))
 
 
-def _figure(told: Mapping[str, str], chart: Any, table: pd.DataFrame, which: str = "") -> Figure:
-    """With `which`, a further figure of the same quantity, whose caption is above."""
-    title, caption = (f"{told['title']}, {which}", "As before.") if which else (told["title"], _caption(told))
-    return Figure(title, caption, chart, table, told["section"])
+def _figure(told: Mapping[str, str], chart: Any, table: pd.DataFrame, which: str = "", number: int = 0) -> Figure:
+    """`which` tells several figures of one quantity apart; the caption stands under the first, of number 0."""
+    title = f"{told['title']}, {which}" if which else told["title"]
+    return Figure(title, "As before." if number else _caption(told), chart, table, told["section"])
 
 
 def _series(rows: pd.DataFrame) -> "pd.Series[str]":
     """What tells the lines of a figure apart, in words."""
-    parts = rows[["group", "part", "treatment"]].astype("string").fillna("")
+    parts = rows[["group", "condition", "part", "treatment"]].astype("string").fillna("")
     varying = [column for column in parts if parts[column].nunique() > 1] or ["group"]
     return parts[varying].replace(WORDS).agg(" ".join, axis=1).str.strip().replace("", "all")
 
 
-def _wholes(rows: pd.DataFrame, quantities: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str, float, str]]:
-    """Section, title, value and caption of each quantity that the net has one of."""
+def _wholes(rows: pd.DataFrame, quantities: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str, str, str]]:
+    """Section, title, value and caption of each quantity that the net has one of, or one for each of its parts."""
     for name, told in quantities.items():
         here = rows[(rows["quantity"] == name) & rows["value"].notna()]
         if told["form"] == "whole" and len(here):
-            yield told["section"], told["title"], float(here["value"].iloc[0]), _caption(told)
+            values = [
+                (f"{100 * value:.1f} %" if told["unit"] == "percent" else f"{value:.4g}")
+                + (f" ({part})" if len(here) > 1 else "")
+                for value, part in zip(here["value"], here["part"], strict=True)
+            ]
+            yield told["section"], told["title"], ", ".join(values), _caption(told)
 
 
 def _caption(told: Mapping[str, str]) -> str:
