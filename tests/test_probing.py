@@ -18,16 +18,19 @@ from layerwise.cli.probe import POOLINGS
 from layerwise.data import open_data
 from layerwise.errors import LayersError, StudyError
 from layerwise.feed import images as scaled
+from layerwise.layers import layers
 from layerwise.nets import NETS, build
 from layerwise.probed import Probed
 from layerwise.probes import activations
 from layerwise.probes.decoder import Training
 from layerwise.probes.linear import linear_probes
-from layerwise.probing import images
+from layerwise.probes.recovery import Recovered
+from layerwise.probing import images, words
 from layerwise.probing.examine import chosen
 from layerwise.probing.examined import Examined, load_examined
+from layerwise.probing.look import Look
 from layerwise.probing.probes import ALL, PROBES, QUICK, Probe
-from layerwise.probing.subject import Asked, fitted
+from layerwise.probing.subject import Asked, Subject, fitted
 from layerwise.report.probe import FORMS, SECTIONS, figures, scatter
 from layerwise.rows import frame, pick
 
@@ -47,6 +50,18 @@ def _probed(folder: Path) -> Examined:
     return api.probe(
         "sharma", "digits", resize=32, known="0-4", probes="all", examples=30, steps=60, batch_size=20, quiet=True,
         store=folder / "store", out=folder / "out",
+    )  # fmt: skip
+
+
+def subject_of(labels: torch.Tensor, known: set[int]) -> Subject:
+    """Sharma's net, fresh, and an image of each label."""
+    net = build("sharma", (1, 32, 32), 5, seed=0)
+    drawn = torch.rand(len(labels), 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    return Subject(
+        name="sharma", kind=NETS["sharma"], net=net.eval(), found=layers(net, drawn[:1]), outputs=5, head=None,
+        start=None, run=None, feed=None, images=drawn, labels=labels,
+        class_names=tuple(map(str, range(int(labels.max()) + 1))), known=frozenset(known), train_images=drawn[:0],
+        train_labels=labels[:0], seed=0,
     )  # fmt: skip
 
 
@@ -288,6 +303,64 @@ def test_a_head_of_other_classes_is_a_reason(tmp_path: Path) -> None:
         "the head of sharma@w.safetensors has 7 outputs, and which classes they are is not known; "
         "if they are among these, name the 7 with --known"
     ]
+
+
+def test_the_decoders_advice_in_words() -> None:
+    """Layers whose interval lies above 0 were recommended, however few the images: the rule leaves them undecided."""
+    verdicts = {
+        ("F*", "conv1", "5"): "undecided", ("F*", "conv1", "6"): "retrain", ("F*", "conv2", "5"): "retrain",
+        ("F*", "conv2", "6"): "keep", ("X*", "conv1", "5"): "retrain", ("X*", "conv1", "6"): "retrain",
+        ("X*", "conv2", "5"): "undecided", ("X*", "conv2", "6"): "keep",
+    }  # fmt: skip
+    rows = frame(
+        {"quantity": "decoder_advice", "treatment": net, "layer": layer, "class_name": name, "condition": verdict,
+         "value": 0.2, "low": 0.1, "high": 0.3}
+        for (net, layer, name), verdict in verdicts.items()
+    )  # fmt: skip
+    assert words.findings(rows) == (
+        "The decoder would have these retrained, of 4 cases of a layer and an unknown class: conv1 for 6, conv2 for 5. "
+        "1 it would keep, and 1 are undecided. It would have 1 of the same retrained in the untrained net.",
+    )
+
+
+@pytest.mark.parametrize(("images_each", "verdict", "cases"), [(4, "undecided", "none"), (5, "retrain", "conv1 for 2")])
+def test_too_few_images_recommend_nothing(images_each: int, verdict: str, cases: str) -> None:
+    """Of the known classes a tenth is lost, of the unknown one half: far beyond them, with an interval above 0."""
+    labels = torch.arange(3).repeat_interleave(images_each)
+    errors = torch.where(labels == 2, 5.0, 1.0).double()
+    found = Recovered("conv1", (0, 1), labels, errors.expand(5, -1), 0 * errors[None], 0 * errors + 10)
+    look = Look(subject_of(labels, known={0, 1}), "mean", 2**20)
+    images._note_advice(look, found, "F*")
+    ((low, condition),) = [(row["low"], row["condition"]) for row in look.rows]
+    assert (low, condition) == (pytest.approx(0.4), verdict)
+    (sentence,) = words.findings(frame(look.rows))
+    assert f"of 1 cases of a layer and an unknown class: {cases}. 0 it would keep" in sentence
+
+
+def test_classes_without_an_inverted_image_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 30 classes ten had no row and no reason: the images inverted are 20."""
+    monkeypatch.setattr(images, "DESCENT", 0)
+    for classes, reasons in (
+        (20, []),
+        (30, ["10 of the 30 classes are left out: 20 images are inverted; name fewer classes with --classes"]),
+    ):
+        look = Look(subject_of(torch.arange(classes), known=set()), "mean", 2**20)
+        images.inversion(look)
+        rows = pick(frame(look.rows), quantity="inversion_image_error")
+        assert rows["class_name"].nunique() == 20
+        assert rows["reason"].dropna().tolist() == reasons
+
+
+def test_no_unknown_class_is_a_reason_for_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LESSONS", Training(steps=2))
+    found = api.probe(
+        "sharma", "digits", resize=32, probes="decoder", examples=6, steps=2, store=tmp_path / "store", quiet=True
+    )
+    assert rows_of(found, "decoder_advice")["reason"].tolist() == [
+        "no class is unknown to the net; name those that it knows with --known, and the others are"
+    ]
+    assert rows_of(found, "decoder_normalised_error")["value"].notna().any()
+    assert found.findings == ()
 
 
 def test_pixels_are_scaled_as_the_net_wants_them(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ Values = Float[np.ndarray, " values"]
 DRAWS = 2000  # of the bootstrap
 IMAGE = "image"  # in place of a layer's name: the decoders that see the image itself
 
+RULE = (
+    "retrain if the 95 % interval of the class's error less the greatest error of a known class lies above 0, keep if "
+    f"below; fewer than {FEWEST_CLUSTERS} decoders, or as few images of a class, decide nothing"
+)
 SOURCE = "Sharma, experiment 3"
 ABOUT = {
     "raw_error": About(
@@ -64,8 +68,8 @@ ABOUT = {
         "Sharma, experiment 2 (its third column), for decoders",
     ),
     "advice": About(
-        "Whether the layer is to be retrained for an unknown class: its normalised error exceeds that of every known "
-        "class.",
+        "How far an unknown class's normalised error exceeds that of every known class, and so whether the layer is to "
+        f"be retrained for it. The rule: {RULE}.",
         "Decoders learn the known classes whatever the net does, so that an untrained net may get the same advice: "
         "compare it; and what a decoder cannot draw may be of no use to the classifier.",
         "Sharma, experiment 3; the paper never tested it",
@@ -74,10 +78,6 @@ ABOUT = {
 Quantity = Literal["raw_error", "normalised_error", "excess_error"]
 QUANTITIES: tuple[Quantity, ...] = ("raw_error", "normalised_error", "excess_error")
 
-RULE = (
-    "retrain if the 95 % interval of the class's error less the greatest error of a known class lies above 0, keep if "
-    f"below; fewer than {FEWEST_CLUSTERS} decoders, or as few images of a class, decide nothing"
-)
 Verdict = Literal["retrain", "keep", "undecided"]
 
 

@@ -32,6 +32,10 @@ def inversion(look: Look) -> None:
     subject, chosen = look.subject, some_layers(look, "inversion_image_error")
     rows = _few_of_each(subject.labels, INVERTED_A_CLASS)[:MOST_INVERTED]
     images, labels = subject.images[rows], subject.labels[rows]
+    there, inverted = len(torch.unique(subject.labels)), len(torch.unique(labels))
+    if inverted < there:
+        why = f"{there - inverted} of the {there} classes are left out: {MOST_INVERTED} images are inverted"
+        look.note("inversion_image_error", None, reason=f"{why}; name fewer classes with --classes")
     mean, std = subject.kind.pixels(images.shape[1])
     found: dict[str, list[Inverted]] = {}
     for treatment, net in ((TRAINED, subject.net), (UNTRAINED, look.untrained)):
@@ -63,6 +67,9 @@ def decoder(look: Look) -> None:
     images = torch.cat([subject.train_images[learnt], subject.images[held]])
     labels = torch.cat([subject.train_labels[learnt], subject.labels[held]])
     known = tuple(torch.unique(subject.train_labels).tolist())
+    if set(labels.tolist()) <= set(known):
+        why = "no class is unknown to the net; name those that it knows with --known, and the others are"
+        look.note("decoder_advice", None, group="unknown", reason=why)
     cases = [Case(TRAINED, subject.net, known), Case(UNTRAINED, look.untrained, known)]
     recovered = recover(
         cases, subject.found, images, labels, torch.arange(len(labels)) < len(learnt), mean=mean, std=std, at=chosen,
@@ -85,7 +92,7 @@ def _note_advice(look: Look, recovered: Recovered, treatment: str) -> None:
         low, high = advice.interval or (None, None)
         look.note(
             "decoder_advice", advice.beyond, recovered.layer, group="unknown", treatment=treatment, low=low, high=high,
-            class_name=look.subject.class_names[advice.label], reason=advice.why or None,
+            class_name=look.subject.class_names[advice.label], condition=advice.verdict, reason=advice.why or None,
         )  # fmt: skip
 
 
