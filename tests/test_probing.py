@@ -23,6 +23,7 @@ from layerwise.nets import NETS, build
 from layerwise.probed import Probed
 from layerwise.probes import activations
 from layerwise.probes.decoder import Training
+from layerwise.probes.inversion import Search, invert
 from layerwise.probes.linear import linear_probes
 from layerwise.probes.recovery import Recovered
 from layerwise.probing import images, words
@@ -30,6 +31,7 @@ from layerwise.probing.examine import chosen
 from layerwise.probing.examined import Examined, load_examined
 from layerwise.probing.look import Look
 from layerwise.probing.probes import ALL, PROBES, QUICK, Probe
+from layerwise.probing.reconstruction import Reconstruction
 from layerwise.probing.subject import Asked, Subject, fitted
 from layerwise.report.probe import FORMS, SECTIONS, figures, scatter
 from layerwise.rows import frame, pick
@@ -351,6 +353,60 @@ def test_classes_without_an_inverted_image_have_a_reason(monkeypatch: pytest.Mon
         assert rows["reason"].dropna().tolist() == reasons
 
 
+def test_layers_and_priors_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: `invert` of that layer with those priors, of the net and of the untrained one, and their difference."""
+    monkeypatch.setattr(images, "DESCENT", 3)
+    subject = subject_of(torch.arange(10) % 2, known=set())
+    look = Look(subject, "mean", 2**20, reconstruction=Reconstruction("classifier,conv2", 0.1, 0.01))
+    images.inversion(look)
+    rows = frame(look.rows)
+    left_out = "left out: 2 of the 3 layers are looked at; name others, or all, with --layers"
+    assert pick(rows, layer="conv1")[["quantity", "reason"]].to_numpy().tolist() == [
+        ["inversion_image_error", left_out]
+    ]
+    mean, std = subject.kind.pixels(1)
+    search = Search(3, total_variation=0.1, norm=0.01)
+    turns = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])  # four of each class
+    own, fresh = (
+        invert(net, subject.found, subject.images[turns], mean=mean, std=std, at=[2, 3], search=search)
+        for net in (subject.net, look.untrained)
+    )
+    for one, other in zip(own, fresh, strict=True):
+        here = pick(rows, layer=one.layer, class_name="0")
+        kept = [(~some.diverged & (torch.arange(8) % 2 == 0)) for some in (one, other)]
+        by_hand = [some.image_error[rows].mean().item() for some, rows in zip((one, other), kept, strict=True)]
+        assert pick(here, quantity="inversion_image_error")["value"].tolist() == pytest.approx(by_hand)
+        difference = pick(here, quantity="inversion_minus_untrained")
+        apart = (one.image_error - other.image_error)[kept[0] & kept[1]].mean().item()
+        assert difference["value"].tolist() == pytest.approx([apart], abs=1e-6)
+        assert difference[["low", "high"]].notna().all(axis=None)
+
+
+def test_layers_and_priors_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(images, "DESCENT", 2)
+    save_file(build("sharma", (1, 32, 32), 10, seed=3).state_dict(), tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "probe sharma@w.safetensors digits --resize 32 --probes inversion --layers conv2 --total-variation 0.25 "
+        "--norm 0.5 --examples 4 --store store --out out"
+    )
+    monkeypatch.setattr("sys.argv", ["layerwise", *words.split()])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    assert "inversion" in capsys.readouterr().out
+    found = load_examined(tmp_path / "out")
+    assert found.plan["facts"][-3:] == [
+        ["layers inverted and decoded", "conv2"],
+        ["weight of total variation in inversions", "0.25"],
+        ["weight of the norm in inversions", "0.5"],
+    ]
+    assert found.plan["provenance"]["command"] == f"layerwise {words}"
+    assert set(rows_of(found, "inversion_image_error").dropna(subset=["value"])["layer"]) == {"conv2"}
+
+
 def test_no_unknown_class_is_a_reason_for_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "LESSONS", Training(steps=2))
     found = api.probe(
@@ -381,9 +437,17 @@ def test_pixels_are_scaled_as_the_net_wants_them(tmp_path: Path) -> None:
         ({"pooling": "men"}, StudyError, "unknown pooling 'men'; did you mean 'mean'?"),
         ({"memory": 0}, StudyError, "--memory 0 is not possible; the least is 1, in megabytes"),
         ({"mean": (0.5,)}, StudyError, "mean and std are for a net of your own; 'sharma' has its own"),
+        ({"probes": "decoder", "layers": "conv1,conv9"}, StudyError,
+         "unknown layer 'conv9'; did you mean 'conv2'? (known: all, classifier, conv1, conv2)"),
+        ({"probes": "decoder", "layers": ","}, StudyError, "--layers names none; write a list such as conv1,conv2, or"),
+        ({"probes": "knn", "layers": "all"}, StudyError,
+         "--layers is for inversion and decoder, which --probes does not name"),
+        ({"probes": "decoder", "norm": 1.0}, StudyError, "--norm is for inversion, which --probes does not name"),
+        ({"total_variation": -0.5}, StudyError, "--total-variation -0.5 is not possible; it is a number from 0 up"),
+        ({"norm": float("inf")}, StudyError, "--norm inf is not possible; it is a number from 0 up"),
         ({"resize": 28}, LayersError, "net 'sharma' takes 32x32 grey images, not 28x28"),
     ],
-)
+)  # fmt: skip
 def test_mistakes(tmp_path: Path, options: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as raised:
         api.probe("sharma", "digits", **{"resize": 32, "quiet": True, "store": tmp_path / "store", **options})
