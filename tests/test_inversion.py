@@ -313,6 +313,10 @@ def test_progress_counts_every_step() -> None:
             "the layer gives a tuple, not one tensor; leave it out",
         ),
         (
+            lambda: activations(lambda x: x.flatten(), draw(2, 1, 2, 2)),
+            "the layer gives (8,), not a row for each of 2 images; leave it out",
+        ),
+        (
             lambda: activations(lambda x: x.log(), -torch.eye(2).view(2, 1, 1, 2)),
             "the layer gives no finite activations for 2 of 2 images",
         ),

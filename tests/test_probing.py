@@ -1,6 +1,7 @@
 """`layerwise probe`, whole: rows, figures, reasons, mistakes; on handwritten digits, in seconds."""
 
 import re
+import weakref
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -26,12 +27,13 @@ from layerwise.probes.decoder import Training
 from layerwise.probes.inversion import Search, invert
 from layerwise.probes.linear import linear_probes
 from layerwise.probes.recovery import Recovered
-from layerwise.probing import images, words
+from layerwise.probing import images, training, words
 from layerwise.probing.examine import chosen
 from layerwise.probing.examined import Examined, load_examined
 from layerwise.probing.look import Look
 from layerwise.probing.probes import ALL, PROBES, QUICK, Probe
 from layerwise.probing.reconstruction import Reconstruction
+from layerwise.probing.representation import Chosen
 from layerwise.probing.subject import Asked, Subject, fitted
 from layerwise.report.probe import FORMS, SECTIONS, figures, scatter
 from layerwise.rows import frame, pick
@@ -405,6 +407,35 @@ def test_layers_and_priors_of_the_command_line(
     ]
     assert found.plan["provenance"]["command"] == f"layerwise {words}"
     assert set(rows_of(found, "inversion_image_error").dropna(subset=["value"])["layer"]) == {"conv2"}
+
+
+def test_rows_of_groups_are_copied_a_layer_at_a_time() -> None:
+    """Features may lie in files: known classes' rows of all layers were copied out of them at once."""
+    features = {f"layer{k}": torch.randn(6, 2) for k in range(4)}
+    rows = torch.tensor([True, False, True, True, False, False])
+    some, copies = Chosen(features, rows), weakref.WeakSet()
+    for name in some:
+        assert torch.equal(some[name], features[name][rows])
+        assert some[name] is some[name]
+        copies.add(some[name])
+        assert len(copies) == 1
+    assert Chosen(features, rows | True)["layer0"] is features["layer0"]
+
+
+def test_probes_keep_to_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, int] = {}
+
+    def told(name: str, made: object) -> Callable[..., object]:
+        return lambda *_given, memory, **_more: given.update({name: memory}) or made
+
+    monkeypatch.setattr(training, "similarities", told("drift", []))
+    monkeypatch.setattr(images, "recover", told("decoder", {}))
+    monkeypatch.setattr(images, "some_layers", lambda *_: [])
+    api.probe(
+        "sharma", "digits", resize=32, probes="drift,decoder", examples=6, steps=2, memory=7, quiet=True,
+        store=tmp_path / "store",
+    )  # fmt: skip
+    assert given == {"drift": 7 * 2**20, "decoder": 7 * 2**20}
 
 
 def test_no_unknown_class_is_a_reason_for_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

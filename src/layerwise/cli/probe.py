@@ -119,7 +119,7 @@ def probe(
     ] = None,
     seed: Annotated[int, of_running(metavar="N", parser=whole, help="Of every draw.")] = 0,
     memory: Annotated[
-        int, of_running(metavar="MB", parser=whole, help="For the features; what is more goes to temporary files.")
+        int, of_running(metavar="MB", parser=whole, help="For features, fits, decoders; features beyond go to files.")
     ] = 1024,
     store: StoreOption = STORE,
     out: Annotated[

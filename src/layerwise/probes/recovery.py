@@ -131,6 +131,7 @@ def recover(
     at: Sequence[int] | None = None,
     seeds: int = FEWEST_CLUSTERS,
     training: Training | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
 ) -> dict[tuple[str, str], Recovered | RepresentationError]:
     """Train decoders for layers of nets of one architecture; gives, by case and layer, what they recover, or why not.
@@ -138,8 +139,9 @@ def recover(
     Decoders learn from the images marked `learnt` that are of a case's known classes, and are judged on all those not
     so marked. The decoders of a layer, `seeds` for each case, are trained as one computation. The nets are left as they
     were. `images` are scaled as the nets take them; `mean` and `std` are those of their pixels, `at` the numbers of the
-    layers from 1. Held in memory: one layer's activations of all images, for all cases. Raises RepresentationError
-    where a case has no image to learn from, or none is held out.
+    layers from 1. Held in memory: one layer's activations of all images, for all cases and one more; where that is more
+    than `memory` bytes, the layer has this as its reason. Raises RepresentationError where a case has no image to learn
+    from, or none is held out.
     """
     training, numbers = training or Training(), range(1, len(found) + 1) if at is None else at
     if learnt.all():
@@ -158,9 +160,10 @@ def recover(
     of_mean = about_means(school.pictures[~learnt], labels[~learnt])
     of_image = school.errors([images] * len(cases))
     made: dict[tuple[str, str], Recovered | RepresentationError] = {}
+    most = None if memory is None else memory // (len(cases) + 1)
     for number in numbers:
         name = found[number - 1].name
-        of_layer = school.errors([_seen(case.net, found, number, images) for case in cases])
+        of_layer = school.errors([_seen(case.net, found, number, images, most) for case in cases])
         for case, layer, image in zip(cases, of_layer, of_image, strict=True):
             if isinstance(layer, Tensor) and isinstance(image, Tensor):
                 made[case.name, name] = Recovered(name, case.known, labels[~learnt], layer, image, of_mean)
@@ -202,11 +205,11 @@ class _School:
         return torch.stack(errors)
 
 
-def _seen(net: nn.Module, found: Sequence[Layer], number: int, images: Images) -> Found:
+def _seen(net: nn.Module, found: Sequence[Layer], number: int, images: Images, most: int | None) -> Found:
     """What the layer gives, or why it gives nothing that a decoder could learn from."""
     with in_eval(net):
         try:
-            return activations(truncated(net, found, number), images)
+            return activations(truncated(net, found, number), images, most)
         except RepresentationError as error:
             return error
 

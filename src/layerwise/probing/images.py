@@ -77,7 +77,7 @@ def decoder(look: Look) -> None:
     cases = [Case(TRAINED, subject.net, known), Case(UNTRAINED, look.untrained, known)]
     recovered = recover(
         cases, subject.found, images, labels, torch.arange(len(labels)) < len(learnt), mean=mean, std=std, at=chosen,
-        training=LESSONS, progress=look.progress,
+        training=LESSONS, memory=look.memory, progress=look.progress,
     )  # fmt: skip
     for (treatment, layer), one in recovered.items():
         with look.unknown_is_unknown("decoder_normalised_error", layer, treatment=treatment):

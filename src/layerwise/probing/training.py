@@ -29,7 +29,8 @@ def drift(look: Look) -> None:
     watch.states[sum(trained.steps)] = trained.weights
     images = subject.images[:: max(1, len(subject.images) // LOOKED_AT)]
     _note(look, distances(subject.net, subject.found, watch.states))
-    _note(look, similarities(subject.net, subject.found, watch.states, images, pooling=look.pooling))
+    pooling, memory = look.pooling, look.memory
+    _note(look, similarities(subject.net, subject.found, watch.states, images, pooling=pooling, memory=memory))
 
 
 def watched(steps: int) -> tuple[int, ...]:
