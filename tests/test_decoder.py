@@ -26,6 +26,7 @@ from layerwise.probes.recovery import (
     recover,
     squared_errors,
 )
+from layerwise.probes.truncated import activations
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -357,6 +358,41 @@ def test_a_layer_that_cannot_be_probed_says_why_and_spoils_no_other() -> None:
     assert str(found["broken", "nothing"]) == "the layer gives no finite activations for 60 of 60 images"
     assert isinstance(found["broken", "left"], Recovered)
     assert isinstance(found["good", "nothing"], Recovered)
+
+
+def test_activations_beyond_the_memory_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two nets, 60 images of 32 float32 each: three times 7,680 bytes; and one of the other layer's 3."""
+    images, labels, learnt = world(60)
+    net, passed = Blind(), []
+    net.left.register_forward_hook(lambda _module, given, _made: passed.append(len(given[0])))
+    cases = [Case("one", net, (0, 1)), Case("other", net, (0, 1))]
+    found = layers(net, images[:1])
+    how = {"mean": (0.5,), "std": (0.5,), "seeds": 1, "training": Training(2, 8)}
+    passed.clear()
+    refused = recover(cases, found, images, labels, learnt, memory=3 * 7680 - 1, **how)
+    assert passed == [1, 1, 1, 60, 1, 60]
+    for case in ("one", "other"):
+        assert str(refused[case, "left"]) == (
+            "the layer's activations of 60 images take 0.00768 MB, and there is room for 0.00768 MB; "
+            "raise the budget, or leave the layer out"
+        )
+        assert isinstance(refused[case, "nothing"], Recovered)
+    bounded, whole = (recover(cases, found, images, labels, learnt, memory=most, **how) for most in (3 * 7680, None))
+    for key, one in whole.items():
+        assert torch.equal(bounded[key].of_layer, one.of_layer)
+
+
+def test_many_pixels_pass_few_at_a_time() -> None:
+    """And what is joined is what the layer gives: 500 images of 224 x 224 at once took gigabytes within the net."""
+    passed = []
+
+    def first(images: Tensor) -> Tensor:
+        passed.append(len(images))
+        return images.mean(3)
+
+    images = torch.rand(50, 1, 256, 256)
+    assert torch.equal(activations(first, images), images.mean(3))
+    assert passed == [32, 18]
 
 
 def test_every_quantity_says_what_it_tells_and_when_it_misleads() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +17,8 @@ from layerwise.feed import feed
 from layerwise.layers import layers
 from layerwise.nets import build
 from layerwise.prefix import Prefix
+from layerwise.probes import activations as probe_activations
+from layerwise.probes import drift
 from layerwise.probes.drift import (
     ABOUT,
     DISTANCES,
@@ -317,6 +320,29 @@ def test_representations_are_compared_with_the_final_ones() -> None:
     assert one(readings, "cka_to_final", step=0, part="activations").value is None
     assert "constant" in one(readings, "cka_to_final", step=0, part="activations").reason
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_activations_lie_in_files_beyond_the_memory_and_those_of_two_steps_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the step before, the activations were held until those of the next were there; and no budget was kept to."""
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    images = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    found = layers(net, images[:1])
+    states = {step: {name: step * t for name, t in net.state_dict().items()} for step in (1, 2, 3, 4)}
+    made, most, budgets = weakref.WeakSet(), [], []
+
+    def watched(*given: object, memory: int, **more: object) -> object:
+        most.append(len(made))
+        budgets.append(memory)
+        activations = probe_activations.activations(*given, memory=memory, **more)
+        made.update(activations.features.values())
+        return activations
+
+    monkeypatch.setattr(drift, "activations", watched)
+    similarities(net, found, states, images, memory=100)
+    assert budgets == [50] * 4
+    assert max(most) == 2  # features of two layers: those of the last step
 
 
 RECIPE = Recipe(steps=6, batch_size=8, rate=0.05, evaluate_every=3)

@@ -13,13 +13,13 @@ from layerwise.errors import RepresentationError
 from layerwise.layers import layers
 from layerwise.nets import build
 from layerwise.probes.inversion import (
-    ABOUT,
+    QUANTITIES,
     Inverted,
     Search,
     by_class,
-    differences,
     in_pixels,
     invert,
+    minus_untrained,
     random_images,
     seek,
     total_variation,
@@ -313,6 +313,10 @@ def test_progress_counts_every_step() -> None:
             "the layer gives a tuple, not one tensor; leave it out",
         ),
         (
+            lambda: activations(lambda x: x.flatten(), draw(2, 1, 2, 2)),
+            "the layer gives (8,), not a row for each of 2 images; leave it out",
+        ),
+        (
             lambda: activations(lambda x: x.log(), -torch.eye(2).view(2, 1, 1, 2)),
             "the layer gives no finite activations for 2 of 2 images",
         ),
@@ -339,7 +343,7 @@ LABELS = torch.tensor([0, 0, 0, 5, 5, 5])
 def test_errors_per_class_by_hand() -> None:
     one = made_up([0.1, 0.2, 0.3, 0.4, 9.0, 0.6], [False, False, False, False, True, False])
     rows = {(row.label, row.quantity): row for row in by_class([one], LABELS)}
-    assert len(rows) == 2 * len(ABOUT)
+    assert len(rows) == 2 * len(QUANTITIES)
     assert rows[0, "image_error"].value == pytest.approx(0.2)
     assert rows[0, "activation_error"].value == pytest.approx(0.02)
     assert rows[0, "relative_error"].value == pytest.approx(0.2 / (0.5 / 3))
@@ -362,6 +366,6 @@ def test_an_error_that_cannot_be_computed_says_why() -> None:
 
 def test_trained_and_untrained_are_compared_image_by_image() -> None:
     one, other = made_up([0.1, 0.5, 0.9, 0, 0, 0]), made_up([0.2, 0.6, 1.0, 0, 0, 0])
-    row = differences([one], [other], LABELS)[0]
-    assert row.value == pytest.approx(0.1)
-    assert row.interval == pytest.approx((0.1, 0.1))
+    row = minus_untrained([one], [other], LABELS)[0]
+    assert row.value == pytest.approx(-0.1)
+    assert row.interval == pytest.approx((-0.1, -0.1))

@@ -1,6 +1,7 @@
 """`layerwise probe`, whole: rows, figures, reasons, mistakes; on handwritten digits, in seconds."""
 
 import re
+import weakref
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
@@ -18,16 +19,22 @@ from layerwise.cli.probe import POOLINGS
 from layerwise.data import open_data
 from layerwise.errors import LayersError, StudyError
 from layerwise.feed import images as scaled
+from layerwise.layers import layers
 from layerwise.nets import NETS, build
 from layerwise.probed import Probed
 from layerwise.probes import activations
 from layerwise.probes.decoder import Training
 from layerwise.probes.drift import gradients
+from layerwise.probes.inversion import Search, invert
 from layerwise.probes.linear import linear_probes
-from layerwise.probing import images
+from layerwise.probes.recovery import Recovered
+from layerwise.probing import images, training, words
 from layerwise.probing.examine import chosen
 from layerwise.probing.examined import Examined, load_examined
+from layerwise.probing.look import Look
 from layerwise.probing.probes import ALL, PROBES, QUICK, Probe
+from layerwise.probing.reconstruction import Reconstruction
+from layerwise.probing.representation import Chosen
 from layerwise.probing.subject import Asked, Subject, fitted, subject
 from layerwise.probing.training import headed
 from layerwise.report.probe import FORMS, SECTIONS, figures, scatter
@@ -58,6 +65,18 @@ def looked_at(folder: Path) -> Subject:
     data, _ = open_data("digits", folder / "store" / "data", resize=32)
     plan = fitted(Asked("sharma", "0-4", examples=30, steps=60, batch_size=20), data)
     return subject(plan, Store(folder / "store"))
+
+
+def subject_of(labels: torch.Tensor, known: set[int]) -> Subject:
+    """Sharma's net, fresh, and an image of each label."""
+    net = build("sharma", (1, 32, 32), 5, seed=0)
+    drawn = torch.rand(len(labels), 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    return Subject(
+        name="sharma", kind=NETS["sharma"], net=net.eval(), found=layers(net, drawn[:1]), outputs=5, head=None,
+        start=None, run=None, feed=None, images=drawn, labels=labels,
+        class_names=tuple(map(str, range(int(labels.max()) + 1))), known=frozenset(known), train_images=drawn[:0],
+        train_labels=labels[:0], seed=0,
+    )  # fmt: skip
 
 
 def rows_of(found: Examined, quantity: str) -> pd.DataFrame:
@@ -351,6 +370,147 @@ def test_a_head_of_other_classes_is_a_reason(tmp_path: Path) -> None:
     ]
 
 
+def test_the_decoders_advice_in_words() -> None:
+    """Layers whose interval lies above 0 were recommended, however few the images: the rule leaves them undecided."""
+    verdicts = {
+        ("F*", "conv1", "5"): "undecided", ("F*", "conv1", "6"): "retrain", ("F*", "conv2", "5"): "retrain",
+        ("F*", "conv2", "6"): "keep", ("X*", "conv1", "5"): "retrain", ("X*", "conv1", "6"): "retrain",
+        ("X*", "conv2", "5"): "undecided", ("X*", "conv2", "6"): "keep",
+    }  # fmt: skip
+    rows = frame(
+        {"quantity": "decoder_advice", "treatment": net, "layer": layer, "class_name": name, "condition": verdict,
+         "value": 0.2, "low": 0.1, "high": 0.3}
+        for (net, layer, name), verdict in verdicts.items()
+    )  # fmt: skip
+    assert words.findings(rows) == (
+        "The decoder would have these retrained, of 4 cases of a layer and an unknown class: conv1 for 6, conv2 for 5. "
+        "1 it would keep, and 1 are undecided. It would have 1 of the same retrained in the untrained net.",
+    )
+
+
+@pytest.mark.parametrize(("images_each", "verdict", "cases"), [(4, "undecided", "none"), (5, "retrain", "conv1 for 2")])
+def test_too_few_images_recommend_nothing(images_each: int, verdict: str, cases: str) -> None:
+    """Of the known classes a tenth is lost, of the unknown one half: far beyond them, with an interval above 0."""
+    labels = torch.arange(3).repeat_interleave(images_each)
+    errors = torch.where(labels == 2, 5.0, 1.0).double()
+    found = Recovered("conv1", (0, 1), labels, errors.expand(5, -1), 0 * errors[None], 0 * errors + 10)
+    look = Look(subject_of(labels, known={0, 1}), "mean", 2**20)
+    images._note_advice(look, found, "F*")
+    ((low, condition),) = [(row["low"], row["condition"]) for row in look.rows]
+    assert (low, condition) == (pytest.approx(0.4), verdict)
+    (sentence,) = words.findings(frame(look.rows))
+    assert f"of 1 cases of a layer and an unknown class: {cases}. 0 it would keep" in sentence
+
+
+def test_classes_without_an_inverted_image_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 30 classes ten had no row and no reason: the images inverted are 20."""
+    monkeypatch.setattr(images, "DESCENT", 0)
+    for classes, reasons in (
+        (20, []),
+        (30, ["10 of the 30 classes are left out: 20 images are inverted; name fewer classes with --classes"]),
+    ):
+        look = Look(subject_of(torch.arange(classes), known=set()), "mean", 2**20)
+        images.inversion(look)
+        rows = pick(frame(look.rows), quantity="inversion_image_error")
+        assert rows["class_name"].nunique() == 20
+        assert rows["reason"].dropna().tolist() == reasons
+
+
+def test_layers_and_priors_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: `invert` of that layer with those priors, of the net and of the untrained one, and their difference."""
+    monkeypatch.setattr(images, "DESCENT", 3)
+    subject = subject_of(torch.arange(10) % 2, known=set())
+    look = Look(subject, "mean", 2**20, reconstruction=Reconstruction("classifier,conv2", 0.1, 0.01))
+    images.inversion(look)
+    rows = frame(look.rows)
+    left_out = "left out: 2 of the 3 layers are looked at; name others, or all, with --layers"
+    assert pick(rows, layer="conv1")[["quantity", "reason"]].to_numpy().tolist() == [
+        ["inversion_image_error", left_out]
+    ]
+    mean, std = subject.kind.pixels(1)
+    search = Search(3, total_variation=0.1, norm=0.01)
+    turns = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])  # four of each class
+    own, fresh = (
+        invert(net, subject.found, subject.images[turns], mean=mean, std=std, at=[2, 3], search=search)
+        for net in (subject.net, look.untrained)
+    )
+    for one, other in zip(own, fresh, strict=True):
+        here = pick(rows, layer=one.layer, class_name="0")
+        kept = [(~some.diverged & (torch.arange(8) % 2 == 0)) for some in (one, other)]
+        by_hand = [some.image_error[rows].mean().item() for some, rows in zip((one, other), kept, strict=True)]
+        assert pick(here, quantity="inversion_image_error")["value"].tolist() == pytest.approx(by_hand)
+        difference = pick(here, quantity="inversion_minus_untrained")
+        apart = (one.image_error - other.image_error)[kept[0] & kept[1]].mean().item()
+        assert difference["value"].tolist() == pytest.approx([apart], abs=1e-6)
+        assert difference[["low", "high"]].notna().all(axis=None)
+
+
+def test_layers_and_priors_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(images, "DESCENT", 2)
+    save_file(build("sharma", (1, 32, 32), 10, seed=3).state_dict(), tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "probe sharma@w.safetensors digits --resize 32 --probes inversion --layers conv2 --total-variation 0.25 "
+        "--norm 0.5 --examples 4 --store store --out out"
+    )
+    monkeypatch.setattr("sys.argv", ["layerwise", *words.split()])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    assert "inversion" in capsys.readouterr().out
+    found = load_examined(tmp_path / "out")
+    assert found.plan["facts"][-3:] == [
+        ["layers inverted and decoded", "conv2"],
+        ["weight of total variation in inversions", "0.25"],
+        ["weight of the norm in inversions", "0.5"],
+    ]
+    assert found.plan["provenance"]["command"] == f"layerwise {words}"
+    assert set(rows_of(found, "inversion_image_error").dropna(subset=["value"])["layer"]) == {"conv2"}
+
+
+def test_rows_of_groups_are_copied_a_layer_at_a_time() -> None:
+    """Features may lie in files: known classes' rows of all layers were copied out of them at once."""
+    features = {f"layer{k}": torch.randn(6, 2) for k in range(4)}
+    rows = torch.tensor([True, False, True, True, False, False])
+    some, copies = Chosen(features, rows), weakref.WeakSet()
+    for name in some:
+        assert torch.equal(some[name], features[name][rows])
+        assert some[name] is some[name]
+        copies.add(some[name])
+        assert len(copies) == 1
+    assert Chosen(features, rows | True)["layer0"] is features["layer0"]
+
+
+def test_probes_keep_to_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, int] = {}
+
+    def told(name: str, made: object) -> Callable[..., object]:
+        return lambda *_given, memory, **_more: given.update({name: memory}) or made
+
+    monkeypatch.setattr(training, "similarities", told("drift", []))
+    monkeypatch.setattr(images, "recover", told("decoder", {}))
+    monkeypatch.setattr(images, "some_layers", lambda *_: [])
+    api.probe(
+        "sharma", "digits", resize=32, probes="drift,decoder", examples=6, steps=2, memory=7, quiet=True,
+        store=tmp_path / "store",
+    )  # fmt: skip
+    assert given == {"drift": 7 * 2**20, "decoder": 7 * 2**20}
+
+
+def test_no_unknown_class_is_a_reason_for_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LESSONS", Training(steps=2))
+    found = api.probe(
+        "sharma", "digits", resize=32, probes="decoder", examples=6, steps=2, store=tmp_path / "store", quiet=True
+    )
+    assert rows_of(found, "decoder_advice")["reason"].tolist() == [
+        "no class is unknown to the net; name those that it knows with --known, and the others are"
+    ]
+    assert rows_of(found, "decoder_normalised_error")["value"].notna().any()
+    assert found.findings == ()
+
+
 def test_pixels_are_scaled_as_the_net_wants_them(tmp_path: Path) -> None:
     data, _ = open_data("digits", tmp_path, resize=32)
     where = np.arange(3)
@@ -369,9 +529,17 @@ def test_pixels_are_scaled_as_the_net_wants_them(tmp_path: Path) -> None:
         ({"pooling": "men"}, StudyError, "unknown pooling 'men'; did you mean 'mean'?"),
         ({"memory": 0}, StudyError, "--memory 0 is not possible; the least is 1, in megabytes"),
         ({"mean": (0.5,)}, StudyError, "mean and std are for a net of your own; 'sharma' has its own"),
+        ({"probes": "decoder", "layers": "conv1,conv9"}, StudyError,
+         "unknown layer 'conv9'; did you mean 'conv2'? (known: all, classifier, conv1, conv2)"),
+        ({"probes": "decoder", "layers": ","}, StudyError, "--layers names none; write a list such as conv1,conv2, or"),
+        ({"probes": "knn", "layers": "all"}, StudyError,
+         "--layers is for inversion and decoder, which --probes does not name"),
+        ({"probes": "decoder", "norm": 1.0}, StudyError, "--norm is for inversion, which --probes does not name"),
+        ({"total_variation": -0.5}, StudyError, "--total-variation -0.5 is not possible; it is a number from 0 up"),
+        ({"norm": float("inf")}, StudyError, "--norm inf is not possible; it is a number from 0 up"),
         ({"resize": 28}, LayersError, "net 'sharma' takes 32x32 grey images, not 28x28"),
     ],
-)
+)  # fmt: skip
 def test_mistakes(tmp_path: Path, options: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as raised:
         api.probe("sharma", "digits", **{"resize": 32, "quiet": True, "store": tmp_path / "store", **options})

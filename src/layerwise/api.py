@@ -27,6 +27,7 @@ from layerwise.probed import Probed
 from layerwise.probes.activations import POOLINGS
 from layerwise.probes.inversion import in_pixels
 from layerwise.probing.examine import chosen, compares, examine
+from layerwise.probing.reconstruction import Reconstruction
 from layerwise.probing.subject import Asked, Subject, fitted, subject
 from layerwise.progress import Quiet, Terminal
 from layerwise.report import thumbnails
@@ -144,6 +145,9 @@ def probe(
     known: str | None = None,
     pooling: str = "mean",
     against: str | None = None,
+    layers: str | None = None,
+    total_variation: float = 0.0,
+    norm: float = 0.0,
     examples: int = 100,
     classes: str | None = None,
     resize: int | None = None,
@@ -172,7 +176,9 @@ def probe(
 
     A net without weights (`net` has no `@FILE.safetensors`) is first trained on the known classes, and kept in the
     store. A net of your own is taken as it is, with the mean and deviation that its pixels (from 0 to 1) are to have
-    taken off, per channel. `memory` is in megabytes. Raises LayerwiseError where an option, the data or the store is
+    taken off, per channel. `memory` is in megabytes. `layers` are those that are inverted and decoded, by default 6 of
+    a deeper net; `total_variation` and `norm` are weights of the inversions' priors, as those of
+    `layerwise.probes.inversion.Search`. Raises LayerwiseError where an option, the data or the store is
     not usable.
     """
     asked = {k: v for k, v in locals().items() if k not in {"command", "quiet"} and v is not None}
@@ -182,6 +188,8 @@ def probe(
         raise StudyError(unknown("pooling", pooling, POOLINGS))
     if memory < 1:
         raise StudyError(f"--memory {memory} is not possible; the least is 1, in megabytes")
+    reconstruction = Reconstruction(layers, total_variation, norm)
+    reconstruction.check(names)
     shelf, means = Store(Path(store)), Means("serial", device="cpu", keep=True)
     listener = listening(shelf, told, quiet=quiet)
     name, path = parse_net(net) if isinstance(net, str) else (None, None)
@@ -193,6 +201,8 @@ def probe(
     )  # fmt: skip
     wishes = [wish, *([replace(wish, net=against)] if against and compares(names) else [])]
     plans = [fitted(one, opened.data, beside=wishes[-1 - k]) for k, one in enumerate(wishes)]
+    if layers is not None:
+        reconstruction.numbers(plans[0].layers)  # a wrong name is told before anything is trained
     if out is not None:
         prepare(Path(out))
     notes = list(dict.fromkeys([*opened.data.notes, *(note for plan in plans for note in plan.notes)]))
@@ -208,7 +218,7 @@ def probe(
     subjects = [subject(plan, shelf) for plan in plans]
     found = Probed.of(examine(
         subjects[0], names, pooling=pooling, memory=memory * 2**20, other=subjects[1] if len(subjects) > 1 else None,
-        listener=listener, plan=contents(job, made, notes, told),
+        listener=listener, plan=contents(job, made, notes, told), reconstruction=reconstruction,
     ))  # fmt: skip
     found = _with_thumbnails(found, subjects[0])
     if out is not None:

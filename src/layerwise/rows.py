@@ -19,7 +19,7 @@ COLUMNS: dict[str, str] = {
     "source_key": "string",  # the run its copied layers come from
     "study": "string",
     "experiment": "string",  # of the study, where it has several
-    "condition": "string",  # what was done, in the paper's words: AnB+, lesion, scratch
+    "condition": "string",  # what was done, in the paper's words: AnB+, lesion, scratch; of advice, its verdict
     "net": "string",
     "data": "string",  # the data set's locator as the user wrote it, without its path
     "source_task": "string",  # names of tasks: equal names, equal classes and split

@@ -39,6 +39,10 @@ def _probed(*names: str, **option: Any) -> Any:
     return typer.Option(*names, rich_help_panel="What is probed", **option)
 
 
+def _rebuilding(*names: str, **option: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="Probes that reconstruct images", **option)
+
+
 def _training(*names: str, **option: Any) -> Any:
     return typer.Option(*names, rich_help_panel="Training, where the net has no weights", **option)
 
@@ -84,6 +88,19 @@ def probe(
             autocompletion=net_names,
         ),
     ] = None,
+    layers: Annotated[
+        str | None,
+        _rebuilding(
+            metavar="LIST",
+            help="Those that inversion and decoder look at, such as conv1,conv3; or all.  [default: all, or 6 of more]",
+        ),
+    ] = None,
+    total_variation: Annotated[
+        float, _rebuilding(metavar="X", help="Weight of the prior that the image is smooth; Sharma's is 0.")
+    ] = 0.0,
+    norm: Annotated[
+        float, _rebuilding(metavar="X", help="Weight of the prior that its pixels are near the mean; Sharma's is 0.")
+    ] = 0.0,
     examples: Annotated[
         int, _probed(metavar="N", parser=whole, help="Images a class that are looked at, at most.")
     ] = 100,
@@ -102,7 +119,7 @@ def probe(
     ] = None,
     seed: Annotated[int, of_running(metavar="N", parser=whole, help="Of every draw.")] = 0,
     memory: Annotated[
-        int, of_running(metavar="MB", parser=whole, help="For the features; what is more goes to temporary files.")
+        int, of_running(metavar="MB", parser=whole, help="For features, fits, decoders; features beyond go to files.")
     ] = 1024,
     store: StoreOption = STORE,
     out: Annotated[
@@ -118,11 +135,11 @@ def probe(
         from layerwise import api
 
         found = api.probe(
-            net, data, probes=probes, known=known, pooling=pooling, against=against, examples=examples, classes=classes,
-            resize=resize, grey=grey, skip_unreadable=skip_unreadable, groups=groups,
-            drop_duplicates=drop_duplicates, hold_out=hold_out, steps=steps,
-            batch_size=batch_size, rate=rate, shots=shots, seed=seed, memory=memory, store=store, out=folder,
-            command=["layerwise", *sys.argv[1:]],
+            net, data, probes=probes, known=known, pooling=pooling, against=against, layers=layers,
+            total_variation=total_variation, norm=norm, examples=examples, classes=classes, resize=resize, grey=grey,
+            skip_unreadable=skip_unreadable, groups=groups, drop_duplicates=drop_duplicates, hold_out=hold_out,
+            steps=steps, batch_size=batch_size, rate=rate, shots=shots, seed=seed, memory=memory, store=store,
+            out=folder, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         complain("Interrupted", str(interruption) or "a net that was trained is stored; the same command does the rest")

@@ -86,7 +86,7 @@ ABOUT = {
 DISTANCES = ("distance", "distance_per_root_size", "distance_to_start_norm", "distance_to_final")
 GRADIENTS = ("gradient_norm", "relative_gradient_norm", "signal_to_noise", "silent")
 
-MEMORY = 2**28  # bytes for the gradients of single examples
+MEMORY = 2**28  # bytes for the gradients of single examples, or for activations
 MOST_AT_ONCE = 32  # examples: more make the activations large, and nothing faster
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of outputs (examples, ...) and classes (examples): their mean loss
@@ -150,30 +150,31 @@ def similarities(
     *,
     pooling: str = "flatten",
     debiased: bool = True,
+    memory: int = MEMORY,
 ) -> list[Reading]:
     """Linear CKA of each layer's activations on these images at each step with those at the last step.
 
     The net is left as it is: a copy of it goes through the states. Debiased, because the flattened activations of a
     convolution are wider than there are images, which draws the plain estimate towards 1 for layers without any
-    relation; it may be slightly below 0. Raises RepresentationError where there are not two steps.
+    relation; it may be slightly below 0. The activations at two steps are held at a time, in files beyond `memory`
+    bytes. Raises RepresentationError where there are not two steps.
     """
     steps = _ordered(states)
     walker = copy.deepcopy(net)
 
     def made(step: int) -> Mapping[str, Tensor]:
         walker.load_state_dict(states[step])
-        return activations(walker, images, found=found, pooling=pooling)
+        return activations(walker, images, found=found, pooling=pooling, memory=memory // 2)
 
     def cka(here: Mapping[str, Tensor], layer: Layer) -> float:
         return float(linear_cka(here[layer.name], final[layer.name], debiased=debiased))
 
-    final = made(steps[-1])
-    readings: list[Reading] = []
-    for step in steps:
+    def compared(step: int) -> list[Reading]:
         here = final if step == steps[-1] else made(step)
-        for layer in found:
-            readings.append(_reading(step, layer, "activations", "cka_to_final", partial(cka, here, layer)))
-    return readings
+        return [_reading(step, layer, "activations", "cka_to_final", partial(cka, here, layer)) for layer in found]
+
+    final = made(steps[-1])
+    return [reading for step in steps for reading in compared(step)]
 
 
 def gradients(

@@ -54,7 +54,14 @@ ABOUT = {
         "Classes that lie near the mean image have a small denominator.",
         SOURCE,
     ),
+    "minus_untrained": About(
+        "The image error from a trained net's activations less that from an untrained net's, image by image and from "
+        "the same starts: above 0 training has lost of the image, below 0 it is the easier to find.",
+        "It is given these two nets; and descent that was too short for one of them is read as what the other keeps.",
+        "Sharma, experiment 2 (its third column)",
+    ),
 }
+QUANTITIES = ("activation_error", "image_error", "relative_error")
 
 
 @dataclass(frozen=True)
@@ -262,32 +269,32 @@ def _channels(values: Sequence[float], like: Images) -> Float[Tensor, "channels 
 
 
 def by_class(inverted: Sequence[Inverted], labels: Int[Tensor, " examples"]) -> list[ClassError]:
-    """Each quantity of `ABOUT` for each layer and class, over the images whose search did not diverge."""
+    """Each of `QUANTITIES` for each layer and class, over the images whose search did not diverge."""
     made = []
     for one in inverted:
         for label in sorted(set(labels.tolist())):
             kept = (labels == label) & ~one.diverged
             scale = one.mean_error[kept].mean()
-            for quantity in ABOUT:
+            for quantity in QUANTITIES:
                 values = one.activation_error if quantity == "activation_error" else one.image_error
                 values = values / scale if quantity == "relative_error" else values
                 made.append(_class_error(one.layer, label, quantity, values[kept]))
     return made
 
 
-def differences(
+def minus_untrained(
     trained: Sequence[Inverted], untrained: Sequence[Inverted], labels: Int[Tensor, " examples"]
 ) -> list[ClassError]:
-    """The image error from an untrained net minus that from a trained one, per layer and class, image by image.
+    """The image error from a trained net less that from an untrained one, per layer and class, image by image.
 
-    Above 0 the trained net's activations are the easier to invert. Both are to come from one seed.
+    Below 0 the trained net's activations are the easier to invert. Both are to come from one seed.
     """
     made = []
     for one, other in zip(trained, untrained, strict=True):
         for label in sorted(set(labels.tolist())):
             kept = (labels == label) & ~one.diverged & ~other.diverged
-            values = (other.image_error - one.image_error)[kept]
-            made.append(_class_error(one.layer, label, "untrained_minus_trained", values))
+            values = (one.image_error - other.image_error)[kept]
+            made.append(_class_error(one.layer, label, "minus_untrained", values))
     return made
 
 

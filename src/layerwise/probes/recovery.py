@@ -37,6 +37,10 @@ Values = Float[np.ndarray, " values"]
 DRAWS = 2000  # of the bootstrap
 IMAGE = "image"  # in place of a layer's name: the decoders that see the image itself
 
+RULE = (
+    "retrain if the 95 % interval of the class's error less the greatest error of a known class lies above 0, keep if "
+    f"below; fewer than {FEWEST_CLUSTERS} decoders, or as few images of a class, decide nothing"
+)
 SOURCE = "Sharma, experiment 3"
 ABOUT = {
     "raw_error": About(
@@ -64,8 +68,8 @@ ABOUT = {
         "Sharma, experiment 2 (its third column), for decoders",
     ),
     "advice": About(
-        "Whether the layer is to be retrained for an unknown class: its normalised error exceeds that of every known "
-        "class.",
+        "How far an unknown class's normalised error exceeds that of every known class, and so whether the layer is to "
+        f"be retrained for it. The rule: {RULE}.",
         "Decoders learn the known classes whatever the net does, so that an untrained net may get the same advice: "
         "compare it; and what a decoder cannot draw may be of no use to the classifier.",
         "Sharma, experiment 3; the paper never tested it",
@@ -74,10 +78,6 @@ ABOUT = {
 Quantity = Literal["raw_error", "normalised_error", "excess_error"]
 QUANTITIES: tuple[Quantity, ...] = ("raw_error", "normalised_error", "excess_error")
 
-RULE = (
-    "retrain if the 95 % interval of the class's error less the greatest error of a known class lies above 0, keep if "
-    f"below; fewer than {FEWEST_CLUSTERS} decoders, or as few images of a class, decide nothing"
-)
 Verdict = Literal["retrain", "keep", "undecided"]
 
 
@@ -131,6 +131,7 @@ def recover(
     at: Sequence[int] | None = None,
     seeds: int = FEWEST_CLUSTERS,
     training: Training | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
 ) -> dict[tuple[str, str], Recovered | RepresentationError]:
     """Train decoders for layers of nets of one architecture; gives, by case and layer, what they recover, or why not.
@@ -138,8 +139,9 @@ def recover(
     Decoders learn from the images marked `learnt` that are of a case's known classes, and are judged on all those not
     so marked. The decoders of a layer, `seeds` for each case, are trained as one computation. The nets are left as they
     were. `images` are scaled as the nets take them; `mean` and `std` are those of their pixels, `at` the numbers of the
-    layers from 1. Held in memory: one layer's activations of all images, for all cases. Raises RepresentationError
-    where a case has no image to learn from, or none is held out.
+    layers from 1. Held in memory: one layer's activations of all images, for all cases and one more; where that is more
+    than `memory` bytes, the layer has this as its reason. Raises RepresentationError where a case has no image to learn
+    from, or none is held out.
     """
     training, numbers = training or Training(), range(1, len(found) + 1) if at is None else at
     if learnt.all():
@@ -158,9 +160,10 @@ def recover(
     of_mean = about_means(school.pictures[~learnt], labels[~learnt])
     of_image = school.errors([images] * len(cases))
     made: dict[tuple[str, str], Recovered | RepresentationError] = {}
+    most = None if memory is None else memory // (len(cases) + 1)
     for number in numbers:
         name = found[number - 1].name
-        of_layer = school.errors([_seen(case.net, found, number, images) for case in cases])
+        of_layer = school.errors([_seen(case.net, found, number, images, most) for case in cases])
         for case, layer, image in zip(cases, of_layer, of_image, strict=True):
             if isinstance(layer, Tensor) and isinstance(image, Tensor):
                 made[case.name, name] = Recovered(name, case.known, labels[~learnt], layer, image, of_mean)
@@ -202,11 +205,11 @@ class _School:
         return torch.stack(errors)
 
 
-def _seen(net: nn.Module, found: Sequence[Layer], number: int, images: Images) -> Found:
+def _seen(net: nn.Module, found: Sequence[Layer], number: int, images: Images, most: int | None) -> Found:
     """What the layer gives, or why it gives nothing that a decoder could learn from."""
     with in_eval(net):
         try:
-            return activations(truncated(net, found, number), images)
+            return activations(truncated(net, found, number), images, most)
         except RepresentationError as error:
             return error
 

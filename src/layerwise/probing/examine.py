@@ -11,6 +11,7 @@ from layerwise.probes.similarity import MEASURES
 from layerwise.probing.examined import Examined
 from layerwise.probing.look import Look
 from layerwise.probing.probes import ALL, PROBES, QUICK, quantities
+from layerwise.probing.reconstruction import Reconstruction
 from layerwise.probing.subject import Subject
 from layerwise.progress import Quiet
 from layerwise.rows import frame
@@ -45,10 +46,11 @@ def examine(
     other: Subject | None,
     listener: Quiet,
     plan: dict[str, Any],
+    reconstruction: Reconstruction,
 ) -> Examined:
     """Probe after probe; one that cannot be made at all leaves a row that says why, and harms no other."""
     failures: list[str] = []
-    look = Look(subject, pooling, memory, other)
+    look = Look(subject, pooling, memory, other, reconstruction)
     for name in names:
         start = time.monotonic()
         look.progress = listener.probing(name)
@@ -67,7 +69,7 @@ def examine(
         "failures": failures,
         "probes": list(names),
         "captions": look.captions,
-        "facts": _facts(subject, pooling),
+        "facts": [*_facts(subject, pooling), *reconstruction.facts()],
     }
     return Examined(frame(look.rows), look.pictures, {**plan, **told})
 

@@ -12,8 +12,10 @@ from layerwise.errors import RepresentationError
 from layerwise.probes.decoder import Training
 from layerwise.probes.inversion import ClassError, Inverted, Search, in_pixels, invert
 from layerwise.probes.inversion import by_class as inverted_by_class
-from layerwise.probes.recovery import Case, Recovered, advise, minus_untrained, recover
+from layerwise.probes.inversion import minus_untrained as inverted_minus_untrained
+from layerwise.probes.recovery import Case, Recovered, advise, recover
 from layerwise.probes.recovery import by_class as recovered_by_class
+from layerwise.probes.recovery import minus_untrained as recovered_minus_untrained
 from layerwise.probing.look import TRAINED, UNTRAINED, Look
 
 INVERTED_A_CLASS = 4  # images
@@ -32,14 +34,20 @@ def inversion(look: Look) -> None:
     subject, chosen = look.subject, some_layers(look, "inversion_image_error")
     rows = _few_of_each(subject.labels, INVERTED_A_CLASS)[:MOST_INVERTED]
     images, labels = subject.images[rows], subject.labels[rows]
+    there, inverted = len(torch.unique(subject.labels)), len(torch.unique(labels))
+    if inverted < there:
+        why = f"{there - inverted} of the {there} classes are left out: {MOST_INVERTED} images are inverted"
+        look.note("inversion_image_error", None, reason=f"{why}; name fewer classes with --classes")
     mean, std = subject.kind.pixels(images.shape[1])
+    priors = look.reconstruction
+    search = Search(DESCENT, total_variation=priors.total_variation, norm=priors.norm, seed=subject.seed)
     found: dict[str, list[Inverted]] = {}
     for treatment, net in ((TRAINED, subject.net), (UNTRAINED, look.untrained)):
         found[treatment] = invert(
-            net, subject.found, images, mean=mean, std=std, at=chosen,
-            search=Search(DESCENT, seed=subject.seed), progress=look.progress,
-        )  # fmt: skip
+            net, subject.found, images, mean=mean, std=std, at=chosen, search=search, progress=look.progress
+        )
         _note(look, "inversion", inverted_by_class(found[treatment], labels), treatment)
+    _note(look, "inversion", inverted_minus_untrained(found[TRAINED], found[UNTRAINED], labels), TRAINED)
     originals = in_pixels(images, mean, std)
     for number, *reconstructed in zip(chosen, *found.values(), strict=True):
         name = reconstructed[0].layer
@@ -63,10 +71,13 @@ def decoder(look: Look) -> None:
     images = torch.cat([subject.train_images[learnt], subject.images[held]])
     labels = torch.cat([subject.train_labels[learnt], subject.labels[held]])
     known = tuple(torch.unique(subject.train_labels).tolist())
+    if set(labels.tolist()) <= set(known):
+        why = "no class is unknown to the net; name those that it knows with --known, and the others are"
+        look.note("decoder_advice", None, group="unknown", reason=why)
     cases = [Case(TRAINED, subject.net, known), Case(UNTRAINED, look.untrained, known)]
     recovered = recover(
         cases, subject.found, images, labels, torch.arange(len(labels)) < len(learnt), mean=mean, std=std, at=chosen,
-        training=LESSONS, progress=look.progress,
+        training=LESSONS, memory=look.memory, progress=look.progress,
     )  # fmt: skip
     for (treatment, layer), one in recovered.items():
         with look.unknown_is_unknown("decoder_normalised_error", layer, treatment=treatment):
@@ -77,7 +88,7 @@ def decoder(look: Look) -> None:
     for layer in (subject.found[number - 1].name for number in chosen):
         trained, untrained = (recovered[treatment, layer] for treatment in (TRAINED, UNTRAINED))
         if isinstance(trained, Recovered) and isinstance(untrained, Recovered):
-            _note(look, "decoder", minus_untrained(trained, untrained), TRAINED)
+            _note(look, "decoder", recovered_minus_untrained(trained, untrained), TRAINED)
 
 
 def _note_advice(look: Look, recovered: Recovered, treatment: str) -> None:
@@ -85,20 +96,30 @@ def _note_advice(look: Look, recovered: Recovered, treatment: str) -> None:
         low, high = advice.interval or (None, None)
         look.note(
             "decoder_advice", advice.beyond, recovered.layer, group="unknown", treatment=treatment, low=low, high=high,
-            class_name=look.subject.class_names[advice.label], reason=advice.why or None,
+            class_name=look.subject.class_names[advice.label], condition=advice.verdict, reason=advice.why or None,
         )  # fmt: skip
 
 
 def some_layers(look: Look, quantity: str) -> list[int]:
-    """Numbers of the layers to look at: all, or of a deep net some, evenly spread from the first to the last."""
+    """Numbers of the layers to look at: those named, or else of a deep net some; the others have a row that says so."""
     names = look.layers
-    if len(names) <= MOST_LAYERS:
-        return list(range(1, len(names) + 1))
-    chosen = sorted({1 + round(k * (len(names) - 1) / (MOST_LAYERS - 1)) for k in range(MOST_LAYERS)})
+    chosen = look.reconstruction.numbers(names) or evenly(len(names))
+    why = f"left out: {len(chosen)} of the {len(names)} layers are looked at; name others, or all, with --layers"
     for number, name in enumerate(names, 1):
         if number not in chosen:
-            look.note(quantity, None, name, reason=f"left out: {MOST_LAYERS} of the {len(names)} layers are looked at")
+            look.note(quantity, None, name, reason=why)
     return chosen
+
+
+def evenly(layers: int) -> list[int]:
+    """Numbers of all layers, or of a deep net of some, evenly spread from the first to the last.
+
+    >>> evenly(3), evenly(20)
+    ([1, 2, 3], [1, 5, 9, 12, 16, 20])
+    """
+    if layers <= MOST_LAYERS:
+        return list(range(1, layers + 1))
+    return sorted({1 + round(k * (layers - 1) / (MOST_LAYERS - 1)) for k in range(MOST_LAYERS)})
 
 
 def sheet(rows: Sequence[Float[Tensor, "images channels height width"]]) -> bytes:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from layerwise.errors import LayerwiseError
 from layerwise.probes.activations import BATCH, Activations, activations
+from layerwise.probing.reconstruction import Reconstruction
 from layerwise.probing.subject import State, Subject
 
 Row = dict[str, Any]
@@ -26,6 +27,7 @@ class Look:
     pooling: str
     memory: int  # bytes for features
     other: Subject | None = None  # whose layers are compared with the subject's; by default its untrained self
+    reconstruction: Reconstruction = field(default_factory=Reconstruction)
     rows: list[Row] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)  # PNG files by name
     captions: dict[str, str] = field(default_factory=dict)  # of the pictures

@@ -1,5 +1,7 @@
 """What can be read from each layer: neighbours, linear probes, scores, similarity. Each probe adds rows to a look."""
 
+from collections.abc import Iterator, Mapping
+
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def linear(look: Look) -> None:
     """Accuracy of a linear probe, per layer and class, for each group of classes."""
     quantity = "linear_accuracy"
     for group, rows in look.subject.groups.items():
-        features = {layer: _some(values, rows) for layer, values in look.each(quantity, group=group)}
+        features = Chosen(dict(look.each(quantity, group=group)), rows)
         labels, seed = look.subject.labels[rows], look.subject.seed
         try:
             probed = linear_probes(features, labels, seed=seed, budget=look.memory, progress=look.progress)
@@ -41,8 +43,26 @@ def linear(look: Look) -> None:
                 _note_accuracy(look, quantity, layer, group, found.accuracy)
 
 
-def _some(values: Float[Tensor, "examples units"], rows: Bool[Tensor, " examples"]) -> Float[Tensor, "some units"]:
-    return values if rows.all() else values[rows]  # not copied where it may be large
+class Chosen(Mapping[str, Float[Tensor, "some units"]]):
+    """Some rows of each layer's features; only the latest layer's are held, as all of them may lie in files."""
+
+    def __init__(self, features: Mapping[str, Float[Tensor, "examples units"]], rows: Bool[Tensor, " examples"]):
+        self.features, self.rows, self.is_whole = features, rows, bool(rows.all())
+        self.latest: tuple[str, Tensor] | None = None
+
+    def __getitem__(self, layer: str) -> Float[Tensor, "some units"]:
+        if self.is_whole:
+            return self.features[layer]
+        if self.latest is None or self.latest[0] != layer:
+            self.latest = None  # before room is made for another
+            self.latest = layer, self.features[layer][self.rows]
+        return self.latest[1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.features)
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 def _note_accuracy(look: Look, quantity: str, layer: str, group: str, found: Accuracy) -> None:

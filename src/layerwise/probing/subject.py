@@ -103,9 +103,15 @@ class Plan:
             return None
         asked = self.asked
         task = Task(self.data.digest, self.known or self.classes, asked.shots, parts=self.parts, seed=asked.seed)
-        depth = len(layers(self.built(len(task.classes)), torch.zeros(1, *self.shape)))
         recipe = Recipe(asked.steps, asked.batch_size, asked.rate, drops=(0.8,))
-        return Run(self.net, task, Treatment.parse("R*").resolve(depth), None, (recipe,), asked.seed)
+        return Run(self.net, task, Treatment.parse("R*").resolve(len(self.layers)), None, (recipe,), asked.seed)
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the net's layers in forward order, as they can be told before it is trained."""
+        net = self.built(len(self.known or self.classes)) if self.asked.is_trained_here else _loaded(self)
+        _outputs(net, torch.zeros(1, *self.shape))
+        return tuple(layer.name for layer in layers(net, torch.zeros(1, *self.shape)))
 
     def built(self, outputs: int, drawn: int = 0) -> nn.Module:
         """The net with so many outputs, fresh."""

@@ -28,7 +28,8 @@ def drift(look: Look) -> None:
         )
     images = subject.images[:: max(1, len(subject.images) // LOOKED_AT)]
     _note(look, distances(subject.net, subject.found, states))
-    _note(look, similarities(subject.net, subject.found, states, images, pooling=look.pooling))
+    pooling, memory = look.pooling, look.memory
+    _note(look, similarities(subject.net, subject.found, states, images, pooling=pooling, memory=memory))
 
 
 def _states(look: Look) -> dict[int, State]:

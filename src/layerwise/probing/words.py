@@ -109,18 +109,23 @@ def _spread(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _decoder(rows: pd.DataFrame) -> Iterator[str]:
-    here = rows[(rows["quantity"] == "decoder_advice") & rows["value"].notna()]
-    of = {
-        net: {(r.layer, r.class_name) for r in part[part["low"] > 0].itertuples()}
-        for net, part in here.groupby("treatment")
-    }
-    own, untrained = of.get("F*", set()), of.get("X*", set())
-    if len(here):
-        cases = _listed([f"{layer} for {name}" for layer, name in sorted(own)]) or "none"
+    here = pick(rows, quantity="decoder_advice").dropna(subset=["value", "condition"])  # the condition is the verdict
+    own = pick(here, treatment="F*")
+    told, untrained = _to_retrain(own), _to_retrain(pick(here, treatment="X*"))
+    if len(own):
+        cases = _listed([f"{layer} for {name}" for layer, name in sorted(told)]) or "none"
+        keep, undecided = ((own["condition"] == verdict).sum() for verdict in ("keep", "undecided"))
         yield (
-            f"The decoder would have these retrained, of {(here['treatment'] == 'F*').sum()} cases of a layer and an "
-            f"unknown class: {cases}. It says the same of {len(own & untrained)} of them for the untrained net."
+            f"The decoder would have these retrained, of {len(own)} cases of a layer and an unknown class: {cases}. "
+            f"{keep} it would keep, and {undecided} are undecided. "
+            f"It would have {len(told & untrained)} of the same retrained in the untrained net."
         )
+
+
+def _to_retrain(advice: pd.DataFrame) -> set[tuple[str, str]]:
+    """The layers that are to be retrained, each with the class for which."""
+    found = pick(advice, condition="retrain")
+    return set(zip(found["layer"], found["class_name"], strict=True))
 
 
 TELL: tuple[Callable[[pd.DataFrame], Iterator[str]], ...] = (_scores_agree, _alike, _spread, _decoder, _lost)
