@@ -34,7 +34,7 @@ from layerwise.run import Run, Weights, key, spec
 from layerwise.store import Store
 from layerwise.treatment import Treatment
 
-from making import RECIPE, assert_close, contents, done_by, grid, planned, setting
+from making import ON_GPU, RECIPE, assert_close, contents, done_by, grid, planned, setting
 
 EXACT = replace(RECIPE, precision="float64")
 WORDS = ["study", "gutstein", "--data", "npz:good.npz", "--experiments", "levels", "--seeds", "1", "--shots", "1,2"]
@@ -398,16 +398,17 @@ def test_a_run_that_diverges_in_a_fleet_changes_no_bit_of_the_others(blobs: Data
 # Memory.
 
 
-def too_large() -> None:
-    """What PyTorch says on a CPU that has no more memory."""
-    torch.empty(2**56)
+def too_large(device: str = "cpu") -> None:
+    """What PyTorch says where there is no more memory."""
+    torch.empty(2**56, device=device)
 
 
+@pytest.mark.parametrize("device", ["cpu", ON_GPU])
 def test_a_fleet_that_outgrows_the_memory_is_split_until_it_fits(
-    blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     runs = [run for run in grid(blobs, sources=3, recipe=EXACT) if run.source is None]
-    here, alone = (setting(tmp_path / name, blobs, runs, "local") for name in ("here", "alone"))
+    here, alone = (setting(tmp_path / name, blobs, runs, "local", device=device) for name in ("here", "alone"))
     widths: list[int] = []
     left: list[weakref.ref[torch.Tensor]] = []
 
@@ -415,9 +416,9 @@ def test_a_fleet_that_outgrows_the_memory_is_split_until_it_fits(
         assert [held() for held in left] == [None] * len(left)  # what the larger fleet held is free by now
         widths.append(len(places))
         if len(places) > 2:
-            stacked = torch.zeros(10)
+            stacked = torch.zeros(10, device=device)
             left.append(weakref.ref(stacked))
-            too_large()
+            too_large(device)
         return together(places, *more)
 
     together = work.train_fleet
@@ -432,7 +433,7 @@ def test_a_fleet_that_outgrows_the_memory_is_split_until_it_fits(
         f"6 {said} 3 at a time", f"3 {said} 2 at a time", f"3 {said} 2 at a time"
     ]  # fmt: skip
     done_by(runs, alone)
-    assert_close(contents(here.store), contents(alone.store))
+    assert_close(contents(here.store), contents(alone.store), 1e-10 if device == "cpu" else 1e-8)
 
 
 def test_a_run_that_outgrows_the_memory_by_itself_is_told_and_the_others_are_done(
