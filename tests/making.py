@@ -16,6 +16,7 @@ from layerwise.store import Store
 from layerwise.tasks import Parts, Task
 from layerwise.treatment import transfer
 
+ON_GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU with CUDA here"))
 RECIPE = Recipe(steps=12, batch_size=8, rate=0.05, evaluate_every=6)
 
 

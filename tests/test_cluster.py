@@ -570,5 +570,7 @@ def test_means_of_a_cluster_are_the_cluster_s(monkeypatch: pytest.MonkeyPatch) -
     assert [(means.place, means.processes) for means in found] == [("cpu", 24), ("cuda", 4)]
     chosen = Means("cluster", 3, "cpu", address="h:1")
     assert (chosen.place, chosen.processes) == ("cpu", 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1})  # of this machine, which measures
+    assert [means.processes_here for means in (*found, replace(chosen, workers=1))] == [2, 2, 1]
     with pytest.raises(StudyError, match=r"^--device cuda: no node of the cluster has a GPU; pass --device cpu$"):
         Means("cluster", device="cuda")

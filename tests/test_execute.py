@@ -266,10 +266,10 @@ def test_a_killed_worker_is_replaced_and_its_runs_done_again(blobs: DataSet, tmp
     assert contents(here.store) == contents(alone.store)
 
 
-def test_a_unit_that_kills_two_workers_has_failed_and_so_have_its_targets(blobs: DataSet) -> None:
+def test_a_unit_that_kills_two_workers_has_failed_and_so_have_its_targets(blobs: DataSet, tmp_path: Path) -> None:
     runs = grid(blobs, sources=1)
     source, control, two, five = runs
-    queue = Queue(grouped(plan(runs, nothing), lambda _run, _count: 2))
+    queue = Queue(grouped(plan(runs, nothing), lambda _run, _count: 2), setting(tmp_path, blobs, runs))
     unit, waits = queue.take() or (None, None)
     assert unit is not None
     assert set(unit.runs) == {source, control}
@@ -287,10 +287,34 @@ def test_a_unit_that_kills_two_workers_has_failed_and_so_have_its_targets(blobs:
     assert queue.take() is None
 
 
-def test_a_fleet_goes_on_without_those_whose_source_was_lost(blobs: DataSet) -> None:
+def test_what_a_unit_stored_before_its_worker_died_again_is_stored_and_its_targets_are_done(
+    blobs: DataSet, tmp_path: Path
+) -> None:
+    """The second worker died between storing and saying so; a run without the weights that it needs is not there."""
+    runs = grid(blobs)
+    (source, *_, target), other = runs[:4], runs[4]
+    here = setting(tmp_path, blobs, runs)
+    queue = Queue(grouped(plan([source, target, other], nothing), lambda _run, _count: 2), here)
+    unit, _ = queue.take() or (None, None)
+    assert unit is not None
+    assert set(unit.runs) == {source, other}
+    assert queue.settle(unit, None) == []
+    assert queue.take() == (unit, False)
+    done_by([source], here)
+    done_by([other], replace(here, kept=frozenset()))
+    assert {outcome.key: outcome.state for outcome in queue.settle(unit, None)} == {
+        key(source): "stored", key(other): "failed",
+    }  # fmt: skip
+    assert list(queue.orphans()) == []
+    left, _ = queue.take() or (None, None)
+    assert left is not None
+    assert left.todo == (target,)
+
+
+def test_a_fleet_goes_on_without_those_whose_source_was_lost(blobs: DataSet, tmp_path: Path) -> None:
     runs = grid(blobs)
     made = grouped(plan(runs, nothing), lambda _run, count: 2 if count == 2 else 1)
-    queue = Queue(made)
+    queue = Queue(made, setting(tmp_path, blobs, runs))
     sources = [unit for unit in made.units if unit.runs[0].source is None]
     for unit in sources:
         assert queue.take() == (unit, False)
@@ -305,8 +329,9 @@ def test_a_fleet_goes_on_without_those_whose_source_was_lost(blobs: DataSet) -> 
     assert queue.take() is None
 
 
-def test_a_unit_that_somebody_else_trains_comes_last_and_is_waited_for(blobs: DataSet) -> None:
-    queue = Queue(plan(grid(blobs, sources=2)[::4], nothing))
+def test_a_unit_that_somebody_else_trains_comes_last_and_is_waited_for(blobs: DataSet, tmp_path: Path) -> None:
+    runs = grid(blobs, sources=2)[::4]
+    queue = Queue(plan(runs, nothing), setting(tmp_path, blobs, runs))
     first, _ = queue.take() or (None, None)
     assert first is not None
     assert queue.settle(first, [Outcome(key(first.runs[0]), "busy")]) == []

@@ -34,7 +34,7 @@ from layerwise.run import Run, Weights, key, spec
 from layerwise.store import Store
 from layerwise.treatment import Treatment
 
-from making import RECIPE, assert_close, contents, done_by, grid, planned, setting
+from making import ON_GPU, RECIPE, assert_close, contents, done_by, grid, planned, setting
 
 EXACT = replace(RECIPE, precision="float64")
 WORDS = ["study", "gutstein", "--data", "npz:good.npz", "--experiments", "levels", "--seeds", "1", "--shots", "1,2"]
@@ -203,10 +203,8 @@ def test_two_studies_on_one_store_one_of_them_later(tmp_path: Path, undisturbed:
     share(tmp_path, undisturbed, random.Random(attempt).uniform(0, 5))
 
 
-def test_a_disk_that_fills_up_under_two_workers(
-    blobs: DataSet, small_disk: Callable[[str], Path], tmp_path: Path
-) -> None:
-    disk = small_disk("2m")
+def survive_a_full_disk(blobs: DataSet, disk: Path, tmp_path: Path) -> None:
+    """Two workers fill it; with more room the same command does the rest, and all is as where there was room."""
     runs = grid(blobs)
     full, roomy = (setting(place / "store", blobs, runs, "local") for place in (disk, tmp_path))
     full, roomy = (replace(here, kept=frozenset(map(key, runs))) for here in (full, roomy))  # 4 MB
@@ -224,6 +222,20 @@ def test_a_disk_that_fills_up_under_two_workers(
     assert all(outcome.is_stored for outcome in local.execute(planned(runs, full.store), full, workers=2))
     list(local.execute(planned(runs, roomy.store), roomy, workers=2))
     assert contents(full.store) == contents(roomy.store)
+
+
+def test_a_disk_that_fills_up_under_two_workers(
+    blobs: DataSet, small_disk: Callable[[str], Path], tmp_path: Path
+) -> None:
+    survive_a_full_disk(blobs, small_disk("2m"), tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_disk_that_fills_up_at_a_random_moment(
+    blobs: DataSet, small_disk: Callable[[str], Path], tmp_path: Path, attempt: int
+) -> None:
+    survive_a_full_disk(blobs, small_disk(f"{random.Random(attempt).randrange(1200, 3400)}k"), tmp_path)
 
 
 def test_a_report_that_does_not_fit_leaves_the_older_one_whole(
@@ -365,8 +377,8 @@ def test_a_clock_that_jumps_back_in_the_command_and_its_workers(tmp_path: Path, 
 # One of a fleet.
 
 
-def test_a_run_that_diverges_in_a_fleet_changes_no_bit_of_the_others(blobs: DataSet, tmp_path: Path) -> None:
-    """Its source's weights overflow; in a second store its place is taken by a run whose source is sound."""
+def diverge(blobs: DataSet, tmp_path: Path, seeds: Sequence[int], place: int, scale: float) -> None:
+    """One run's source's weights overflow; in a second store its place is taken by a run whose source is sound."""
     task, other, *_ = (run.task for run in grid(blobs, sources=1))
     source = Run("lenet5relu", task, Treatment.parse("R4"), None, (RECIPE,))
     two = Run("lenet5relu", other, Treatment.parse("FTRR"), source, (RECIPE,))
@@ -374,15 +386,14 @@ def test_a_run_that_diverges_in_a_fleet_changes_no_bit_of_the_others(blobs: Data
     done_by([source], sound)
     done_by([source], sick)
     weights = Store(sound.store).tensors(key(source), "weights")
-    huge = save_tensors({name: tensor * 1e30 for name, tensor in load_tensors(weights).items()})
-    others = [replace(two, seed=seed) for seed in (1, 2, 3)]
+    huge = save_tensors({name: tensor * scale for name, tensor in load_tensors(weights).items()})
+    others = [replace(two, seed=seed) for seed in seeds]
     for here, content in ((sound, weights), (sick, huge)):
         given = Weights(Store(here.store).put_weights(content))
         wild = replace(two, source=given)
-        outcomes = {
-            o.key: o for o in Worker(here).do(work.Unit((*others, wild), frozenset(map(key, [*others, wild])), 5))
-        }
-        assert [outcomes[key(run)].state for run in others] == ["done"] * 3
+        unit = (*others[:place], wild, *others[place:])
+        outcomes = {o.key: o for o in Worker(here).do(work.Unit(unit, frozenset(map(key, unit)), len(unit) + 1))}
+        assert [outcomes[key(run)].state for run in others] == ["done"] * len(others)
         assert outcomes[key(wild)].state == ("done" if here is sound else "diverged")
     message = outcomes[key(wild)].message
     assert re.fullmatch(
@@ -395,19 +406,32 @@ def test_a_run_that_diverges_in_a_fleet_changes_no_bit_of_the_others(blobs: Data
     assert all(well[name] == beside[name] for name in beside)
 
 
+def test_a_run_that_diverges_in_a_fleet_changes_no_bit_of_the_others(blobs: DataSet, tmp_path: Path) -> None:
+    diverge(blobs, tmp_path, (1, 2, 3), 3, 1e30)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_run_that_diverges_at_any_place_of_a_fleet(blobs: DataSet, tmp_path: Path, attempt: int) -> None:
+    draw = random.Random(attempt)
+    seeds = draw.sample(range(1, 1000), draw.randint(1, 6))
+    diverge(blobs, tmp_path, seeds, draw.randint(0, len(seeds)), 10.0 ** draw.uniform(20, 38))
+
+
 # Memory.
 
 
-def too_large() -> None:
-    """What PyTorch says on a CPU that has no more memory."""
-    torch.empty(2**56)
+def too_large(device: str = "cpu") -> None:
+    """What PyTorch says where there is no more memory."""
+    torch.empty(2**56, device=device)
 
 
+@pytest.mark.parametrize("device", ["cpu", ON_GPU])
 def test_a_fleet_that_outgrows_the_memory_is_split_until_it_fits(
-    blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     runs = [run for run in grid(blobs, sources=3, recipe=EXACT) if run.source is None]
-    here, alone = (setting(tmp_path / name, blobs, runs, "local") for name in ("here", "alone"))
+    here, alone = (setting(tmp_path / name, blobs, runs, "local", device=device) for name in ("here", "alone"))
     widths: list[int] = []
     left: list[weakref.ref[torch.Tensor]] = []
 
@@ -415,9 +439,9 @@ def test_a_fleet_that_outgrows_the_memory_is_split_until_it_fits(
         assert [held() for held in left] == [None] * len(left)  # what the larger fleet held is free by now
         widths.append(len(places))
         if len(places) > 2:
-            stacked = torch.zeros(10)
+            stacked = torch.zeros(10, device=device)
             left.append(weakref.ref(stacked))
-            too_large()
+            too_large(device)
         return together(places, *more)
 
     together = work.train_fleet
@@ -431,6 +455,36 @@ def test_a_fleet_that_outgrows_the_memory_is_split_until_it_fits(
     assert [note for outcome in outcomes for note in outcome.notes] == [
         f"6 {said} 3 at a time", f"3 {said} 2 at a time", f"3 {said} 2 at a time"
     ]  # fmt: skip
+    done_by(runs, alone)
+    assert_close(contents(here.store), contents(alone.store), 1e-10 if device == "cpu" else 1e-8)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("attempt", range(5))
+def test_memory_that_is_short_at_random_moments(
+    blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempt: int
+) -> None:
+    """Before a fleet's first step or after its last: whatever is split, all is done, and as alone."""
+    draw = random.Random(attempt)
+    runs = [run for run in grid(blobs, sources=3, recipe=EXACT) if run.source is None]
+    here, alone = (setting(tmp_path / name, blobs, runs, "local") for name in ("here", "alone"))
+    moments: list[float] = []
+
+    def short(places: Sequence[Run], *more: object) -> object:
+        moments.append(draw.random())
+        if moments[-1] < 0.3:
+            too_large()
+        made = together(places, *more)
+        if moments[-1] > 0.7:
+            too_large()
+        return made
+
+    together = work.train_fleet
+    monkeypatch.setattr(work, "train_fleet", short)
+    outcomes = done_by(runs, here, width=6)
+    assert [outcome.state for outcome in outcomes] == ["done"] * 6
+    split = sum("there was not enough memory" in note for outcome in outcomes for note in outcome.notes)
+    assert split <= sum(not 0.3 <= moment <= 0.7 for moment in moments)
     done_by(runs, alone)
     assert_close(contents(here.store), contents(alone.store))
 

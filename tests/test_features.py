@@ -1,5 +1,9 @@
 """Features that several processes compute together: each chunk once, whoever dies."""
 
+import os
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -13,7 +17,7 @@ from torch import Tensor
 
 from layerwise import features
 from layerwise.execute.processor import as_workers_do
-from layerwise.features import CHUNK, Shelf
+from layerwise.features import CHUNK, Shelf, common_folder
 
 IMAGES = 12 * CHUNK + 7  # the last chunk is not full
 
@@ -135,3 +139,30 @@ def test_what_a_process_kept_for_training_is_given_back_afterwards() -> None:
         assert take().rss - before > 250 * 2**20
         del some
     assert take().rss - before < 100 * 2**20  # the heap keeps its 64 MiB to grow into
+
+
+def test_a_folder_that_a_killed_command_has_left_is_removed_and_one_in_use_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever killed it killed its workers too, so that nobody of its own was left to remove it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = "import time; from layerwise.features import common_folder\n"
+    script += "with common_folder() as folder: (folder / 'f').write_bytes(bytes(9)); print(flush=True); time.sleep(99)"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "layerwise-features-link").symlink_to(elsewhere)
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        (its,) = (path.parent for path in tmp_path.glob("layerwise-features-*/f"))
+        with common_folder() as ours:
+            assert ours.is_dir()
+            assert (its / "f").exists()
+        assert not ours.exists()
+        other.kill()
+    assert (its / "f").exists()
+    with common_folder() as ours:
+        assert sorted(path for path in tmp_path.iterdir() if not path.is_symlink()) == sorted([elsewhere, ours])
+    assert not list(elsewhere.iterdir())

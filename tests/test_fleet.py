@@ -19,6 +19,8 @@ from layerwise.tasks import Parts, Task
 from layerwise.train import Trained, train
 from layerwise.treatment import Treatment
 
+from making import ON_GPU
+
 
 def normed(channels: int, size: int, outputs: int) -> nn.Module:
     """Four layers with batch norm, dropout of both kinds, and a residual sum."""
@@ -54,9 +56,11 @@ def runs(data: DataSet, texts: Sequence[str], recipe: Recipe, encoding: str, net
     return made
 
 
-def both(data: DataSet, made: Sequence[Run]) -> tuple[list[Trained | Diverged], list[Trained | Diverged]]:
-    """The runs by the fleet and one by one."""
-    feeds = [fed(run, data) for run in made]
+def both(
+    data: DataSet, made: Sequence[Run], device: str = "cpu"
+) -> tuple[list[Trained | Diverged], list[Trained | Diverged]]:
+    """The runs by the fleet and one by one; their sources are trained on the CPU, wherever they are."""
+    feeds = [fed(run, data, device) for run in made]
     origins = {run.source_run for run in made if run.source_run}
     trained = {run: train(run, fed(run, data)) for run in origins}
     sources = [trained[run.source] if run.source else None for run in made]
@@ -69,8 +73,8 @@ def both(data: DataSet, made: Sequence[Run]) -> tuple[list[Trained | Diverged], 
     return train_fleet(made, feeds, sources), alone
 
 
-def fed(run: Run, data: DataSet) -> Feed:
-    return feed(run.task, data, run.net, run.recipes[0].dtype_name, run.recipes[0].channels_last)
+def fed(run: Run, data: DataSet, device: str = "cpu") -> Feed:
+    return feed(run.task, data, run.net, run.recipes[0].dtype_name, run.recipes[0].channels_last, device)
 
 
 def assert_equal(one: Trained | Diverged, other: Trained | Diverged, within: float = 1e-10) -> None:
@@ -82,7 +86,7 @@ def assert_equal(one: Trained | Diverged, other: Trained | Diverged, within: flo
     for mine, theirs in ((one.initial, other.initial), (one.weights, other.weights)):
         assert mine.keys() == theirs.keys()
         for name in mine:
-            torch.testing.assert_close(mine[name], theirs[name], rtol=within, atol=within)
+            torch.testing.assert_close(mine[name].cpu(), theirs[name].cpu(), rtol=within, atol=within)
 
 
 RECIPES = {
@@ -100,6 +104,15 @@ def test_every_letter_with_every_recipe(blobs: DataSet, name: str, encoding: str
     fleet, alone = both(blobs, runs(blobs, LETTERS, RECIPES[name], encoding))
     for one, other in zip(fleet, alone, strict=True):
         assert_equal(one, other)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("device", [ON_GPU])
+def test_every_letter_on_a_gpu(blobs: DataSet, name: str, device: str) -> None:
+    """Where sums are taken in whatever order: what a step rounds otherwise grows with the steps."""
+    fleet, alone = both(blobs, runs(blobs, LETTERS, replace(RECIPES[name], steps=20), "bits:7"), device)
+    for one, other in zip(fleet, alone, strict=True):
+        assert_equal(one, other, 1e-8)
 
 
 @pytest.mark.parametrize("text", ["F*R", "FFRR", "X3R", "FRRR"])

@@ -18,8 +18,10 @@ from layerwise.errors import Diverged, LayersError, StudyError
 from layerwise.feed import feed
 from layerwise.layers import layers
 from layerwise.nets import NETS, build
+from layerwise.result import record, tensors
 from layerwise.run import PRECISIONS, Recipe, Run, key, spec
 from layerwise.start import State
+from layerwise.store import Store
 from layerwise.tasks import Parts, Task
 from layerwise.train import Trained, train
 from layerwise.treatment import Treatment
@@ -69,6 +71,15 @@ def assert_close(found: Trained, reference: Trained, tolerance: float = 1e-10) -
             found.weights[name], tensor, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
         )
     assert found.steps == reference.steps
+    told = [
+        [
+            (name, one.picked, one.is_frozen, one.units.layer, one.units.count, one.units.counters)
+            for stage in side.chosen
+            for name, one in stage.items()
+        ]
+        for side in (found, reference)
+    ]
+    assert told[0] == told[1]
     points = [[(p.step, p.split, p.quantity) for p in one.curve] for one in (found, reference)]
     assert points[0] == points[1]
     assert [p.value for p in found.curve] == pytest.approx([p.value for p in reference.curve], abs=tolerance)
@@ -95,17 +106,23 @@ def test_two_processes_give_what_the_reference_gives(blobs: DataSet, place: Path
         assert not torch.equal(found.weights[layer.parameters[0]], found.initial[layer.parameters[0]])
 
 
-def test_layers_frozen_in_part_are_those_of_the_reference(blobs: DataSet, place: Path) -> None:
+SAME = ("units", "parameters", "parameters_trained", "steps", "train_flops")  # in every record of a run
+
+
+def test_layers_frozen_in_part_are_those_of_the_reference(blobs: DataSet, place: Path, tmp_path: Path) -> None:
     """Frozen channels by the statistics that came with them, the others by those of the whole batch."""
     first = run_of(blobs, "R5")
     run = run_of(blobs, "P(.5,saliency,F)P(.5,taylor,F)TP(.4,information,F)R", source=first)
     food = feed(run.task, blobs, run.net, "float64")
     source = train(first, food)
     reference = train(run, food, source)
-    found = large.train_large(run, place, source)
+    store = Store(tmp_path / "store")
+    found = large.train_large(run, place, source, store=store.folder)
     assert_close(found, reference)
-    assert [len(one.picked) for one in reference.chosen[0].values()] == [2, 3, 3]
-    for one in reference.chosen[0].values():
+    assert [len(one.picked) for one in found.chosen[0].values()] == [2, 3, 3]
+    told, expected = store.get(key(run)).result, record(run, reference, food.shape, 0.0, "serial", 1, "cpu")
+    assert [told[name] for name in SAME] == [expected[name] for name in SAME]
+    for one in found.chosen[0].values():
         for name, rows in one.frozen.items():
             assert torch.equal(found.weights[name][rows], source.weights[name][rows])
 
@@ -129,12 +146,42 @@ def test_the_program_by_itself_trains_a_published_net_and_stops_when_it_knows_en
     command = [sys.executable, "-m", "layerwise.large", str(tmp_path / "order.json"), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == 0, done.stderr
-    found = large.files.read_result(out)
+    found, provenance = large.files.read_result(out)
     assert_close(found, reference)
     for name, tensor in source.weights.items():
         assert torch.equal(found.weights[name], tensor) == name.startswith(("C1", "S2"))
-    provenance = json.loads((out / "result.json").read_text())["provenance"]
     assert (provenance["devices"], provenance["device"], provenance["threads"]) == (2, "cpu", 1)
+
+
+def test_a_large_run_is_stored_as_others_are_and_not_trained_again(
+    blobs: DataSet, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its source comes from the store too; a damaged run is set aside and trained anew, to the same bits."""
+    first = run_of(blobs, "R5")
+    run = run_of(blobs, "F2R3", source=first)
+    store, food = Store(tmp_path / "store"), feed(run.task, blobs, run.net, "float64")
+    source = train(first, food)
+    store.put(first, record(first, source, food.shape, 1.0, "serial", 1, "cpu"), tensors(source))
+    found = large.train_large(run, place, store=store.folder)
+    assert_close(found, train(run, food, source))
+    assert store.verify(key(run)) is None
+    kept = store.get(key(run))
+    assert kept.run == run
+    assert kept.result["curve"] == [[p.step, p.split, p.quantity, p.value] for p in found.curve]
+    made = kept.result["provenance"]
+    assert made.keys() > store.get(key(first)).result["provenance"].keys()
+    assert [made[name] for name in ("executor", "fleet", "device", "devices", "threads")] == ["large", 1, "cpu", 2, 1]
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(large, "PROGRAM", ("false",))
+        again = large.train_large(run, place, store=store.folder, say=said.append)
+    assert_close(again, found, 0)
+    assert said == []
+    (store.path(key(run)) / "weights.safetensors").write_bytes(b"")
+    anew = large.train_large(run, place, store=store.folder, say=said.append)
+    assert same(anew.weights, found.weights)
+    assert said[0].startswith(f"run {key(run)}: weights.safetensors is not what was written; set aside as ")
+    assert store.verify(key(run)) is None
 
 
 @pytest.mark.skipif("bfloat16" not in PRECISIONS, reason="no recipe asks for bfloat16 yet")

@@ -131,7 +131,7 @@ def _done(name: str, design: Any, job: Job, looks: Sequence[Measurement], comman
     module, data = study_module(name), job.data
     made = job.complete()
     here = [look for look in looks if all(key(run) in job.records for run in look.runs)]
-    measured, failed = measure(here, job.store, job.folders[data.digest], job.means.processes, job.listener)
+    measured, failed = measure(here, job.store, job.folders[data.digest], job.means.processes_here, job.listener)
     rows = module.table(design, {k: result_of(r) for k, r in job.records.items()}, measured)
     notes = [*data.notes, *design.notes, *module.remarks(design, rows)]
     return Study(name, rows, claims(name, rows), contents(job, made, notes, command), (*job.failures, *failed))

@@ -1,19 +1,21 @@
 """Features of pools of images: where they are kept, and who computes them.
 
 They are kept in memory, then in a file, each within a budget. Processes that have a folder in common keep them in files
-there, and compute each chunk of images once between them.
+there, and compute each chunk of images once between them. Such a folder is locked as long as it is used, so that one
+which a killed command has left behind is known, and removed by the next.
 """
 
 import fcntl
 import mmap
 import os
+import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir, mkdtemp
 from weakref import ref
 
 import numpy as np
@@ -24,6 +26,7 @@ from torch import Tensor
 CHUNK = 100  # images at once
 FREE, TAKEN, DONE = 0, 1, 2  # what became of a chunk
 LOOK_EVERY = 0.002  # seconds, while others compute the last chunks
+COMMON = "layerwise-features-"  # how the names of folders begin
 PATIENCE = 20  # times as long as a chunk takes: then whoever had taken it is thought dead
 
 Compute = Callable[[int], Float[Tensor, "chunk ..."]]  # the features of the images from this one on
@@ -107,6 +110,48 @@ class Shelf:
             del self.in_files[name]
             if self.common:
                 (self.common / name).unlink(missing_ok=True)  # whoever has it open keeps it
+
+
+@contextmanager
+def common_folder() -> Iterator[Path]:
+    """A folder for features that several processes have in common; those that nobody holds any more are removed."""
+    for left in Path(gettempdir()).glob(f"{COMMON}*"):
+        with suppress(OSError):
+            lock = _hold(left)
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    folder, lock = _new_folder()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _new_folder() -> tuple[Path, int]:
+    """A new folder, and the open file by which we hold it."""
+    while True:
+        folder = Path(mkdtemp(prefix=COMMON))
+        with suppress(BlockingIOError, FileNotFoundError):  # somebody took it for one that was left behind
+            lock = _hold(folder)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _hold(folder: Path) -> int:
+    """The open file by which we hold a folder until it is closed; raises BlockingIOError where somebody else does."""
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # nobody is to lead us elsewhere
+    try:
+        file = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=place)
+    finally:
+        os.close(place)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise
+    return file
 
 
 def _now(features: "ref[Tensor]") -> Iterator[Tensor]:

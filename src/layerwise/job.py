@@ -93,6 +93,11 @@ class Means:
         processors, gpus = self.offer
         return self.workers or max(1, processors if self.place == "cpu" else gpus if self.is_elsewhere else 1)
 
+    @property
+    def processes_here(self) -> int:
+        """How many measure at once what was trained: that is done on this machine, whoever trained it."""
+        return min(self.processes, len(os.sched_getaffinity(0)))
+
 
 def check_precision(precision: str, means: Means) -> None:
     """Raise StudyError where the device does not calculate like this, and would only imitate it."""

@@ -6,15 +6,13 @@ a study that was stopped goes on where it was.
 """
 
 import json
-import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -22,8 +20,8 @@ from torch import nn
 
 from layerwise.data import load
 from layerwise.data.dataset import DataSet
-from layerwise.errors import LayerwiseError
-from layerwise.execute import forks
+from layerwise.errors import LayerwiseError, StoreError
+from layerwise.execute.hands import hired
 from layerwise.feed import Feed, feed
 from layerwise.nets import build
 from layerwise.nets.places import places, remember
@@ -31,12 +29,12 @@ from layerwise.progress import Quiet
 from layerwise.randomness import canonical
 from layerwise.result import restore
 from layerwise.run import Run, key, key_of
-from layerwise.store import Damaged, Store
+from layerwise.store import Store
 from layerwise.train import Trained
 
 Row = dict[str, Any]  # columns of layerwise.rows, as far as they apply
 Option = int | float | str | bool | None
-FOLDER = "measured"  # in the store
+DIED = "its process died twice (killed, or out of memory); the same command tries again, try fewer --workers"
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,8 @@ def measure(
 ) -> tuple[dict[str, list[Row]], list[str]]:
     """Make what the store lacks of these measurements; gives the rows of each by its key, and what failed.
 
-    `data` is the folder of the data set. With one process they are made in this one.
+    `data` is the folder of the data set. With one process they are made in this one; of several, one that dies is
+    replaced, and what it measured is measured once more. Raises StoreError where nothing can be kept any more.
     """
     each = {one.key: one for one in wanted}
     found = {name: rows for name, one in each.items() if (rows := _kept(store, one)) is not None}
@@ -124,18 +123,21 @@ def _made(
             bench = Bench(store, load(data))
             yield from ((one, _make(bench, one)) for one in missing)
         return
-    with forks.hidden_main(), forks.deaf_to_interrupts():
-        told = store.folder.absolute(), data.absolute(), places(run.net for one in missing for run in one.runs)
-        pool = ProcessPoolExecutor(processes, forks.context(), _begin, told)
-        futures = {pool.submit(_work, one): one for one in missing}
-    try:
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                yield futures[future], "its process died, perhaps for lack of memory; pass fewer --workers"
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    waiting, left, died = deque(missing), len(missing), set[str]()
+    told = store.folder.absolute(), data.absolute(), places(run.net for one in missing for run in one.runs)
+    with hired(min(processes, left), _begin, *told) as hands:
+        while left:
+            for hand in hands.idle:
+                if waiting:
+                    hand.give(waiting.popleft())
+            for one, answer in hands.heard():
+                end = _kept(store, one) if answer is None else answer  # it may have died before it could say so
+                if end is None and one.key not in died:
+                    died.add(one.key)
+                    waiting.appendleft(one)
+                    continue
+                left -= 1
+                yield one, DIED if end is None else end
 
 
 @contextmanager
@@ -148,51 +150,37 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-_bench: Bench  # of a worker process
-
-
-def _begin(store: Path, data: Path, nets: dict[str, Path]) -> None:
+def _begin(store: Path, data: Path, nets: dict[str, Path]) -> Callable[[Measurement], list[Row] | str]:
     """A worker process begins."""
-    global _bench
     remember(nets)
     torch.set_num_threads(1)
-    _bench = Bench(Store(store), load(data))
-
-
-def _work(one: Measurement) -> list[Row] | str:
-    return _make(_bench, one)
+    return partial(_make, Bench(Store(store), load(data)))
 
 
 def _make(bench: Bench, one: Measurement) -> list[Row] | str:
-    """Measure and keep; a failure is told, and harms no other measurement."""
+    """Measure and keep; a failure is told, and harms no other measurement. Raises StoreError."""
     functions: Mapping[str, Measure] = import_module(f"layerwise.studies.{one.study}").MEASURES
     try:
         rows = functions[one.what](bench, *one.runs, **dict(one.options))
-    except (LayerwiseError, Damaged, KeyError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+        _keep(bench.store, one, rows)
+    except StoreError:
+        raise
+    except Exception as error:  # a study's function, or a user's net, may raise anything
+        bench.store.check()
         told = str(error).partition("\n")[0]
         return told if isinstance(error, LayerwiseError) else f"{type(error).__name__}: {told}"
-    _keep(bench.store, one, rows)
     return rows
-
-
-def _place(store: Store, one: Measurement) -> Path:
-    return store.folder / FOLDER / one.key[:2] / f"{one.key}.json"
 
 
 def _kept(store: Store, one: Measurement) -> list[Row] | None:
     """What the store has of it; what cannot be read is measured again."""
     try:
-        rows: list[Row] = json.loads(_place(store, one).read_text(encoding="utf-8"))["rows"]
+        rows: list[Row] = json.loads(store.measured(one.key).read_text(encoding="utf-8"))["rows"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return rows
 
 
 def _keep(store: Store, one: Measurement, rows: list[Row]) -> None:
-    """Write it aside, then put it in its place: it is there whole or not at all."""
-    place = _place(store, one)
-    place.parent.mkdir(parents=True, exist_ok=True)
     about = {"study": one.study, "what": one.what, "runs": [key(run) for run in one.runs], "options": one.options}
-    with NamedTemporaryFile("w", encoding="utf-8", dir=store.folder / "writing", delete=False) as aside:
-        json.dump({**about, "rows": rows}, aside, allow_nan=False)
-    os.replace(aside.name, place)
+    store.put_measured(one.key, json.dumps({**about, "rows": rows}, allow_nan=False).encode())

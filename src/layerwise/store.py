@@ -207,6 +207,26 @@ class Store:
                 _write_whole(place, content, self._aside(digest[:16]))
         return digest
 
+    def put_measured(self, name: str, content: bytes) -> None:
+        """Keep the bytes of what was measured (see layerwise.measure) under its key."""
+        place = self.measured(name)
+        with _clear_errors(self.folder):
+            for folder in (
+                place.parent.parent,
+                place.parent,
+            ):  # a store that is gone is not made again
+                folder.mkdir(exist_ok=True)
+            _write_whole(place, content, self._aside(name))
+
+    def measured(self, name: str) -> Path:
+        """The file of what was measured under this key, there or not."""
+        return self.folder / "measured" / name[:2] / f"{name}.json"
+
+    def check(self) -> None:
+        """Raise StoreError where the folder is no longer there."""
+        with _clear_errors(self.folder):
+            os.stat(self.folder / "layerwise.json")
+
     def weights(self, digest: str) -> bytes:
         """The bytes of these weights; raises KeyError where there are none, Damaged where they are not theirs."""
         try:

@@ -126,8 +126,7 @@ class _Queue(Queue):
     tries = TRIES
 
     def __init__(self, plan: Plan, setting: Setting) -> None:
-        super().__init__(plan)
-        self.setting = setting
+        super().__init__(plan, setting)
         self.losses: dict[str, tuple[str, ...]] = {}
 
     def settle(self, unit: Unit, answer: Sequence[Outcome] | _Lost | None) -> list[Outcome]:
@@ -141,16 +140,9 @@ class _Queue(Queue):
             ended[0] = replace(ended[0], notes=(*ended[0].notes, note))
         return ended
 
-    def died(self, unit: Unit) -> list[Outcome]:
-        """What is said of a unit that was lost too often; what of it was stored before that is stored."""
-        store, losses = Store(self.setting.store), self.losses[_name(unit)]
-        tries = f"tried {len(losses)} times, and each time its process or node was lost: {'; '.join(losses)}"
-        return [
-            Outcome(name, "stored")
-            if store.has(name := key(run), weights=name in self.setting.kept)
-            else Outcome(name, "failed", f"run {name} ({run.treatment}): {tries}")
-            for run in unit.todo
-        ]
+    def why(self, unit: Unit) -> str:
+        losses = self.losses[_name(unit)]
+        return f"tried {len(losses)} times, and each time its process or node was lost: {'; '.join(losses)}"
 
 
 class _Sender:

@@ -69,7 +69,7 @@ def _set_allocator(settings: Mapping[int, int]) -> None:
 
 @contextmanager
 def as_workers_do() -> Iterator[None]:
-    """Be as a worker is; then have as many threads as before, and give back the memory that was kept."""
+    """Be as a worker is; then have as many threads as before, and give back the memory that was kept, a GPU's too."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     settle()
     try:
@@ -79,3 +79,5 @@ def as_workers_do() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
         _set_allocator(GIVING_BACK)
         give_back_memory()
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()

@@ -1,12 +1,13 @@
-"""The units that wait for somebody who does them: which can start, which are held, which are lost. Pure."""
+"""The units that wait for somebody who does them: which can start, which are held, which are lost."""
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from layerwise.execute.plan import Plan, Unit
-from layerwise.execute.work import Outcome, orphaned
+from layerwise.execute.work import Outcome, Setting, orphaned
 from layerwise.run import key
+from layerwise.store import Store
 
 TRIES = 2
 
@@ -16,7 +17,8 @@ class Queue:
 
     tries = TRIES
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, setting: Setting) -> None:
+        self.store, self.kept = Store(setting.store), setting.kept
         self.waiting = deque(plan.units)
         self.busy: deque[Unit] = deque()  # being trained by another process on the same store: these come last
         self.pending = {key(run) for run in plan.missing}
@@ -39,7 +41,7 @@ class Queue:
             if self.deaths[unit] < self.tries:
                 self.waiting.appendleft(unit)
                 return []
-            answer = self.died(unit)
+            answer = self._died(unit)
         if any(outcome.state == "busy" for outcome in answer):
             self.busy.append(unit)
             return []
@@ -63,10 +65,19 @@ class Queue:
                         self._end(outcome)
                     yield from outcomes
 
-    def died(self, unit: Unit) -> list[Outcome]:
-        """What is said of a unit that two workers did not survive."""
-        why = "its worker died twice (killed, or out of memory); the same command tries again, try fewer --workers"
-        return [Outcome(key(run), "failed", f"run {key(run)} ({run.treatment}): {why}") for run in unit.todo]
+    def why(self, unit: Unit) -> str:
+        """What is said of a unit that was lost too often."""
+        return "its worker died twice (killed, or out of memory); the same command tries again, try fewer --workers"
+
+    def _died(self, unit: Unit) -> list[Outcome]:
+        """The outcomes of a unit that was lost too often; what of it was stored before that is stored."""
+        why = self.why(unit)
+        return [
+            Outcome(name, "stored")
+            if self.store.has(name := key(run), weights=name in self.kept)
+            else Outcome(name, "failed", f"run {name} ({run.treatment}): {why}")
+            for run in unit.todo
+        ]
 
     def _end(self, outcome: Outcome) -> None:
         self.pending.discard(outcome.key)

@@ -12,21 +12,26 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from layerwise.data.dataset import load
 from layerwise.errors import StudyError, unknown
 from layerwise.large.files import Order, ProcessLost, lost, read_failures, read_result, write_order
+from layerwise.result import record, restore, tensors
 from layerwise.run import Run, key
+from layerwise.store import Store
 from layerwise.train import Trained
 
 __all__ = ["ACCELERATORS", "ProcessLost", "train_large"]
 
 ACCELERATORS = ("cpu", "cuda")
-__all__ = ["ACCELERATORS", "ProcessLost", "train_large"]
 
 PROGRAM = (sys.executable, "-m", "layerwise.large")
 OF_OTHER_LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -39,18 +44,47 @@ def train_large(
     *,
     devices: int = 2,
     accelerator: str = "cpu",
+    store: str | Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train a run on several devices of this machine; `data` is the folder of its decoded data set.
 
-    `say` hears a line of progress about once a second. The processes end with this one, however it ends. Raises what
-    the reference raises (Diverged, LayersError), StudyError where these devices cannot be had or cannot share a batch,
-    and ProcessLost where a process dies.
+    Where a store is given, a run that it has is read from there, a source that is not given too, and what is trained is
+    stored with its weights, as executors store runs. `say` hears a line of progress about once a second. The processes
+    end with this one, however it ends. Raises what the reference raises (Diverged, LayersError), StudyError where these
+    devices cannot be had or cannot share a batch, ProcessLost where a process dies, and StoreError.
     """
     _check(run, devices, accelerator)
+    order = Order(run, data, source, devices, accelerator)
+    return _trained(order, say)[0] if store is None else _stored(Store(Path(store)), order, say)
+
+
+def _stored(store: Store, order: Order, say: Callable[[str], None]) -> Trained:
+    """What the store has of the run that is ordered, or else will have."""
+    run, of_store = order.run, order.run.source if isinstance(order.run.source, Run) and not order.source else None
+    for needed in filter(None, (run, of_store)):
+        if told := store.mend(key(needed)):
+            say(told)
+    with store.lock(key(run), wait=True):
+        if store.has(key(run), weights=True):
+            return restore(store, key(run))
+        if of_store and store.has(key(of_store), weights=True):
+            order = replace(order, source=restore(store, key(of_store)))
+        start = time.perf_counter()
+        trained, provenance = _trained(order, say)
+        seconds, shape = time.perf_counter() - start, load(order.data).images.shape[1:]
+        result = record(run, trained, shape, seconds, "large", 1, order.accelerator)
+        result["provenance"] |= provenance
+        store.put(run, result, tensors(trained))
+    return trained
+
+
+def _trained(order: Order, say: Callable[[str], None]) -> tuple[Trained, dict[str, Any]]:
+    """Have the program train what is ordered; gives it, and how it was made."""
+    run, devices = order.run, order.devices
     with TemporaryDirectory(prefix="layerwise-large-") as made:
         folder = Path(made)
-        write_order(folder, Order(run, data, source, devices, accelerator))
+        write_order(folder, order)
         code = _execute(folder, say)
         if code == 0:
             return read_result(folder)

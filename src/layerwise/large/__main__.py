@@ -3,8 +3,8 @@
     ORDER.json  {"run": spec of the run, "data": folder of the decoded data set, "source": safetensors file of the
                 source's weights or null, "rewound": of its weights before training or null, "devices": 2,
                 "accelerator": "cpu" or "cuda", "nets": files that make nets by the nets' names, if any}
-    OUT         a folder; receives weights.safetensors, initial.safetensors and last result.json (curve, steps,
-                provenance), or failure-RANK.json where something went wrong
+    OUT         a folder; receives weights.safetensors, initial.safetensors and last result.json (curve, steps, units
+                that P copied, provenance), or failure-RANK.json where something went wrong
 
 Progress goes to standard output, a line at a time. Where standard input is a pipe, the program ends when that does.
 """

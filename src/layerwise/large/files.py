@@ -2,17 +2,21 @@
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from layerwise import errors
 from layerwise.curve import Point
+from layerwise.layers import Layer
 from layerwise.nets.places import places, remember
 from layerwise.run import Run, from_spec, key, spec
 from layerwise.train import Trained
+from layerwise.units import Chosen, Units
 
 
 class ProcessLost(Exception):
@@ -71,19 +75,35 @@ def write_result(folder: Path, trained: Trained, provenance: dict[str, Any]) -> 
     save_file(trained.initial, folder / "initial.safetensors")
     save_file(trained.weights, folder / "weights.safetensors")
     curve = [[p.step, p.split, p.quantity, p.value] for p in trained.curve]
-    result = {"curve": curve, "steps": trained.steps, "provenance": provenance}
-    (folder / "result.json").write_text(json.dumps(result, indent=1))
+    chosen = [{layer: asdict(one) for layer, one in stage.items()} for stage in trained.chosen]
+    result = {"curve": curve, "steps": trained.steps, "chosen": chosen, "provenance": provenance}
+    (folder / "result.json").write_text(json.dumps(result, indent=1, default=torch.Tensor.tolist))
 
 
-def read_result(folder: Path) -> Trained:
-    """What `write_result` wrote."""
+def read_result(folder: Path) -> tuple[Trained, dict[str, Any]]:
+    """What `write_result` wrote: what was trained, and how it was made."""
     result = json.loads((folder / "result.json").read_text())
-    return Trained(
+    trained = Trained(
         load_file(folder / "initial.safetensors"),
         load_file(folder / "weights.safetensors"),
         tuple(Point(*point) for point in result["curve"]),
         tuple(result["steps"]),
+        tuple({layer: _chosen(told) for layer, told in stage.items()} for stage in result["chosen"]),
     )
+    return trained, result["provenance"]
+
+
+def _chosen(told: Mapping[str, Any]) -> Chosen:
+    """The units that were copied of a layer, from their JSON."""
+    of_layer = told["units"]
+    layer = of_layer["layer"]
+    names = {name: tuple(layer[name]) for name in ("parameters", "buffers", "modules")}
+    rows = {name: torch.tensor(numbers) for name, numbers in of_layer["rows"].items()}
+    units = Units(
+        Layer(layer["name"], layer["number"], **names), of_layer["module"], of_layer["count"], rows,
+        tuple(of_layer["counters"]),
+    )  # fmt: skip
+    return Chosen(units, tuple(told["picked"]), told["is_frozen"])
 
 
 def write_failure(folder: Path, rank: int, error: BaseException) -> None:

@@ -40,19 +40,20 @@ def train_share(fabric: Fabric, run: Run, data: DataSet, source: Trained | None,
     initial: State = {}
     curve: list[Point] = []
     ends = [0]
+    chosen: list[Mapping[str, Chosen]] = []
     for stage in range(len(run.recipes)):
-        chosen = choose(run, stage, found, food.feed, previous)
-        state = begin(run, stage, found, food.shape, previous, rewound, chosen)
+        chosen.append(choose(run, stage, found, food.feed, previous))
+        state = begin(run, stage, found, food.shape, previous, rewound, chosen[-1])
         initial = initial or state
         net = _net(run, food)
         net.load_state_dict(state)
         torch.manual_seed(seed("torch", run.seed, run.task.stream, run.draw, stage, fabric.global_rank))
-        curve += _train_stage(fabric, run, stage, net, found, food, ends[-1], say, chosen)
+        curve += _train_stage(fabric, run, stage, net, found, food, ends[-1], say, chosen[-1])
         ends.append(curve[-1].step)
         check_agreement(net.state_dict())
         previous = {name: tensor.cpu().clone(memory_format=ROWS) for name, tensor in net.state_dict().items()}
     assert previous is not None
-    return Trained(initial, previous, tuple(curve), tuple(b - a for a, b in pairwise(ends)))
+    return Trained(initial, previous, tuple(curve), tuple(b - a for a, b in pairwise(ends)), tuple(chosen))
 
 
 def _train_stage(
