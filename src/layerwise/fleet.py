@@ -18,7 +18,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from layerwise.batched import BatchNorm, Dropout, adapt
+from layerwise.batched import BatchNorm, Dropout, adapt, refuse_modes
 from layerwise.captured import capture
 from layerwise.curve import EVALUATION_BATCH, Point, evaluate, finite, looked_at, newest_accuracy, points
 from layerwise.dropout import draw_mask, dropout_draws
@@ -108,7 +108,8 @@ class _Stage:
         self.states = self._begins()
         depth, first, self.rest = split(net, found, min(frozen_depth(member.run, stage) for member in members))
         self.feeds = [self._beyond(k, found[:depth], first, prefix) for k in range(len(members))]
-        self.body = adapt(copy.deepcopy(self.rest))
+        self.body = adapt(copy.deepcopy(self.rest)).to(self.codes.device)
+        refuse_modes(self.body, self.feeds[0].parts["train"].images(torch.zeros(2, dtype=torch.long)))
         names = dict(self.rest.state_dict(keep_vars=True))
         self.stack = {name: torch.stack([state[name] for state in self.states]) for name in names}
         self.weights = {name: self.stack.pop(name) for name, _ in self.rest.named_parameters()}
