@@ -232,6 +232,15 @@ def test_a_fleet_that_is_slower_than_its_members_is_not_formed(
         assert Widths(1, remembered.with_name(f"{together}.json")).of(SOURCE, 8, SHAPE) == width
 
 
+def test_runs_are_of_one_kind_if_all_their_stages_are_equally_fast() -> None:
+    """Bug: only the first stage's recipe was looked at, so that what was measured first held for other batch sizes."""
+    run = target("F5R > T6")
+    first, second = run.recipes
+    for changed in ({"batch_size": 40}, {"optimiser": "adam"}, {"augment": "flip"}):
+        assert speeds.kind(replace(run, recipes=(first, replace(second, **changed))), SHAPE) != speeds.kind(run, SHAPE)
+    assert speeds.kind(replace(run, recipes=(first, replace(second, rate=0.3))), SHAPE) == speeds.kind(run, SHAPE)
+
+
 def test_a_width_is_decided_once_on_a_machine(monkeypatch: pytest.MonkeyPatch, remembered: Path) -> None:
     asked = measuring(monkeypatch, lambda width: 1.0)
     assert Widths(1, remembered).of(SOURCE, 8, SHAPE) == 8
