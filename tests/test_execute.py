@@ -174,6 +174,27 @@ def test_stand_ins_change_no_bit(
         assert contents(here.store) == whole
 
 
+def test_a_lone_run_has_the_bits_that_it_has_beside_larger_and_smaller_ones(
+    blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed by itself, where all places are its own, with the same losses, those on training images too.
+
+    Bug: parts of equal size were looked at together, and others member by member, where batch norm rounds otherwise.
+    """
+    monkeypatch.setitem(NETS, "normed", Architecture(normed, (0.5,), (0.5,)))
+    runs = mixed(blobs, ["T4", "TTRR", "RFRR"])
+    validated = replace(runs[1].task, parts=replace(runs[1].task.parts, validation=1))
+    runs[1] = replace(runs[1], task=validated)
+    here = setting(tmp_path, blobs, runs, "local")
+    done_by(runs, here, width=3)
+    whole = contents(here.store)
+    for run in runs:
+        shutil.rmtree(Store(here.store).path(key(run)))
+        assert [o.key for o in done_by(runs, here, width=3)] == [key(run)]
+        assert contents(here.store)[key(run)] == whole[key(run)]
+    assert {split for _, split, _, _ in whole[key(runs[1])][0]} == {"train", "validation", "test"}
+
+
 def test_a_finished_run_is_a_stand_in_and_is_not_written(
     blobs: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,23 +3,27 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from large_program import Keeping
 from layerwise.data.dataset import DataSet, make
-from layerwise.errors import Diverged
+from layerwise.errors import Diverged, LayersError
 from layerwise.feed import Feed, feed
 from layerwise.fleet import train_fleet
 from layerwise.nets import NETS, Architecture
-from layerwise.run import Recipe, Run
+from layerwise.result import restore
+from layerwise.run import Recipe, Run, key
+from layerwise.store import Store
 from layerwise.tasks import Parts, Task
 from layerwise.train import Trained, train
 from layerwise.treatment import Treatment
 
-from making import ON_GPU
+from making import ON_GPU, done_by, setting
 
 
 def normed(channels: int, size: int, outputs: int) -> nn.Module:
@@ -266,6 +270,59 @@ def test_lenet5_in_float64(blobs: DataSet) -> None:
     fleet, alone = both(blobs, made)
     for one, other in zip(fleet, alone, strict=True):
         assert_equal(one, other)
+
+
+class Halving(nn.Module):
+    """It gives half in training, by a branch that no module of a known kind stands for."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(1024, 4), nn.Linear(4, outputs)
+        nn.init.zeros_(self.head.weight)  # so that nothing of the branch arrives at the outputs at first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1))
+        return self.head(x / 2 if self.training else x)
+
+
+class Counting(nn.Module):
+    """It counts its passes in a buffer, whatever its mode."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(1024, 4), nn.Linear(4, outputs)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return self.head(self.first(x.flatten(1)))
+
+
+BRANCH = "the net's forward pass is another in training, so that only the serial trainer can train it"
+BUFFER = "the net changes its buffer 'passes', so that only the serial trainer can train it"
+
+
+@pytest.mark.parametrize(
+    ("made", "text", "says"),
+    [(Halving, "RR", BRANCH), (Halving, "XR", BRANCH), (Keeping, "R", BRANCH), (Counting, "RR", BUFFER)],
+)
+def test_a_net_with_a_mode_or_a_memory_of_its_own_is_declined(
+    blobs: DataSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: type[nn.Module], text: str, says: str
+) -> None:
+    """Bug: it was in train mode for all members, in frozen layers and in evaluations too; its buffers stayed as new."""
+    name, recipe = made.__name__, Recipe(12, 6, 0.05, evaluate_every=6)
+    monkeypatch.setitem(NETS, name, Architecture(lambda channels, size, outputs: made(outputs), (0.0,), (1.0,)))
+    tasks = [Task(blobs.digest, (3, 4, 5), 4, "onehot", Parts("random", 5), seed) for seed in range(3)]
+    members = [Run(name, task, Treatment.parse(text), None, (recipe,), task.seed) for task in tasks]
+    feeds = [fed(run, blobs) for run in members]
+    with pytest.raises(LayersError) as error:
+        train_fleet(members, feeds, [None] * 3)
+    assert str(error.value) == says
+    here = replace(setting(tmp_path, blobs, members, "local"), kept=frozenset(map(key, members)))
+    (first, *_) = done_by(members, here, width=3)
+    assert first.notes == (f"3 runs could not be trained together ({says}); now 1 at a time",)
+    for run, food in zip(members, feeds, strict=True):
+        assert_equal(restore(Store(tmp_path), key(run)), train(run, food), within=1e-6)
 
 
 def test_unequal_runs_are_no_fleet(blobs: DataSet) -> None:

@@ -191,13 +191,18 @@ def remembered(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "fleets.json"
 
 
-def measuring(monkeypatch: pytest.MonkeyPatch, step: Callable[[int], float], most: int = 8) -> list[int]:
-    """Fake measuring: a step of so many members takes so long; gives the widths that were measured."""
+def measuring(
+    monkeypatch: pytest.MonkeyPatch,
+    step: Callable[[int], float],
+    ready: Callable[[int], float] = lambda width: 0.0,
+    most: int = 8,
+) -> list[int]:
+    """Fake measuring: a step of so many members, and what comes before it, take so long; gives what was measured."""
     asked: list[int] = []
 
     def speed(run: Run, stage: int, shape: tuple[int, int, int], width: int, device: str) -> SimpleNamespace:
         asked.append(width)
-        return SimpleNamespace(step=step(width))
+        return SimpleNamespace(step=step(width), ready=ready(width))
 
     monkeypatch.setattr(widths, "speed", speed)
     monkeypatch.setattr(widths, "widest", lambda run, shape, device: most)
@@ -230,6 +235,33 @@ def test_a_fleet_that_is_slower_than_its_members_is_not_formed(
     for together, width in ((1.1, 1), (0.96, 1), (0.94, 8)):  # of the time alone
         measuring(monkeypatch, lambda width, together=together: 1.0 if width == 1 else together * width)
         assert Widths(1, remembered.with_name(f"{together}.json")).of(SOURCE, 8, SHAPE) == width
+
+
+def test_a_fleet_for_whose_making_a_study_is_too_short_is_not_formed(
+    monkeypatch: pytest.MonkeyPatch, remembered: Path
+) -> None:
+    """Bug: only steps were compared, and a fleet is traced for seconds before its first."""
+    measuring(monkeypatch, lambda width: 1.0, lambda width: 0.5 if width == 1 else 100.0)
+
+    def width(*steps: int) -> int:
+        recipes = tuple(replace(RECIPE, steps=some) for some in steps)
+        run = replace(SOURCE, treatment=Treatment.parse(" > ".join(["R6", "T6"][: len(steps)])), recipes=recipes)
+        return Widths(1, remembered).of(run, 8, SHAPE)
+
+    assert width(14) == 1  # 114 s together; 8 x 14.5 = 116 one after the other, of which it must save a twentieth
+    assert width(15) == 8  # 115 and 124
+    assert width(15, 13) == 1  # 228 and 232
+    assert width(15, 18) == 8  # 233 and 272
+    assert width(14) == 1
+
+
+def test_runs_are_of_one_kind_if_all_their_stages_are_equally_fast() -> None:
+    """Bug: only the first stage's recipe was looked at, so that what was measured first held for other batch sizes."""
+    run = target("F5R > T6")
+    first, second = run.recipes
+    for changed in ({"batch_size": 40}, {"optimiser": "adam"}, {"augment": "flip"}):
+        assert speeds.kind(replace(run, recipes=(first, replace(second, **changed))), SHAPE) != speeds.kind(run, SHAPE)
+    assert speeds.kind(replace(run, recipes=(first, replace(second, rate=0.3))), SHAPE) == speeds.kind(run, SHAPE)
 
 
 def test_a_width_is_decided_once_on_a_machine(monkeypatch: pytest.MonkeyPatch, remembered: Path) -> None:
@@ -271,6 +303,49 @@ def test_a_store_that_moves_keeps_its_fleets(monkeypatch: pytest.MonkeyPatch, re
     other = tmp_path / "other" / "fleets.json"
     assert Widths(1, remembered, other).of(SOURCE, 8, SHAPE) == 8  # as on this machine before
     assert Widths(1, elsewhere, other).of(SOURCE, 8, SHAPE) == 8
+
+
+def test_a_study_that_is_resumed_with_other_cores_forms_the_fleets_that_it_had(
+    monkeypatch: pytest.MonkeyPatch, remembered: Path, tmp_path: Path
+) -> None:
+    """Bug: widths followed the cores of the moment, so that a cluster with a node less trained other fleets."""
+    beside = tmp_path / "store" / "fleets.json"
+    asked = measuring(monkeypatch, lambda width: 1.0)
+    first, alone = Widths(2, remembered, beside), target("F5R")
+    assert [first.of(SOURCE, count, SHAPE) for count in (12, 16, 2)] == [6, 8, 1]
+    measured = len(asked)
+    for cores in (1, 3, 64):
+        later = Widths(cores, remembered, beside)
+        assert [later.of(SOURCE, count, SHAPE) for count in (12, 16, 2)] == [6, 8, 1]
+        assert later.of(replace(SOURCE, seed=5), 12, SHAPE) == 6
+    assert len(asked) == measured
+    assert Widths(3, remembered, beside).of(alone, 12, SHAPE) == 4  # another kind: nothing was chosen for it
+    assert Widths(3, remembered).of(SOURCE, 12, SHAPE) == 4  # another store
+
+
+def test_a_plan_that_is_not_carried_out_decides_nothing(
+    monkeypatch: pytest.MonkeyPatch, remembered: Path, tmp_path: Path
+) -> None:
+    """`--dry-run` where a cluster is logged in to does not cut its fleets for two cores."""
+    beside = tmp_path / "store" / "fleets.json"
+    measuring(monkeypatch, lambda width: 1.0)
+    assert Widths(2, remembered, beside, begins=False).of(SOURCE, 12, SHAPE) == 6
+    assert not beside.exists()
+    assert Widths(4, remembered, beside).of(SOURCE, 12, SHAPE) == 3
+    assert Widths(2, remembered, beside, begins=False).of(SOURCE, 12, SHAPE) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b'{"8 ', b"[1]", b'{"8 x": true}', b"7"])
+def test_a_damaged_memory_of_what_was_chosen_is_written_anew(
+    monkeypatch: pytest.MonkeyPatch, remembered: Path, tmp_path: Path, content: bytes
+) -> None:
+    beside = tmp_path / "fleets.json"
+    measuring(monkeypatch, lambda width: 1.0)
+    assert Widths(2, remembered, beside).of(SOURCE, 12, SHAPE) == 6
+    whole = beside.read_bytes()
+    beside.write_bytes(content)
+    assert Widths(2, remembered, beside).of(SOURCE, 12, SHAPE) == 6
+    assert beside.read_bytes() == whole
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'{"8 ', b"[1]", b"null", b'{"8 x": "yes"}', b"7"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layerwise.data.dataset import DataSet
-from layerwise.features import Shelf
+from layerwise.features import TAKEN, Shelf
 from layerwise.feed import Feed, feed
 from layerwise.layers import Layer, layers
 from layerwise.nets import NETS, Architecture, build
@@ -267,6 +267,31 @@ def test_a_net_is_cut_at_the_deepest_layer_where_it_can_be(blobs: DataSet) -> No
 def chunks(food: Feed) -> int:
     """Images in so many whole chunks as the pool needs."""
     return -(-int(food.parts["train"].pool.shape[0]) // 100) * 100
+
+
+def test_processes_with_a_folder_in_common_go_on_from_each_others_features(blobs: DataSet, tmp_path: Path) -> None:
+    """Bug: a process went on from features of its own alone, and passed all images through the layers before again.
+
+    One chunk still passes, to know how the others' features are shaped. Those that are not whole yet are left.
+    """
+    food = fed(blobs)
+    alone = images(ahead(room(), blobs, food, 3))
+    shallow = tmp_path / ahead(Prefix(Shelf(0, 2**30, tmp_path)), blobs, food, 2).name
+
+    def passes() -> dict[str, int]:
+        """Of images on their way to the third layer, for a process that has nothing itself."""
+        PASSES.update(first=0, second=0)
+        found = ahead(Prefix(Shelf(0, 2**30, tmp_path)), blobs, food, 3)
+        assert torch.equal(images(found), alone)
+        (tmp_path / found.name).unlink()
+        return dict(PASSES)
+
+    assert passes() == {"first": 100, "second": 100}
+    with open(shallow, "r+b") as file:
+        file.write(bytes([TAKEN]))  # as if its first chunk were still computed
+    assert passes()["first"] > chunks(food)
+    shallow.write_bytes(b"")  # as if it had been begun in this moment
+    assert passes()["first"] > chunks(food)
 
 
 @pytest.mark.parametrize("memory", [2**30, 0], ids=["memory", "file"])

@@ -4,11 +4,17 @@ Under `vmap` a module cannot be in train mode for one member and in eval mode fo
 place. Here the mode is a tensor, the statistics that a step leaves are returned, and dropout masks are given.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from layerwise.dropout import DROPOUTS
+from layerwise.errors import LayersError
+from layerwise.layers import in_eval
 from layerwise.norms import behind
 
 
@@ -94,3 +100,35 @@ def adapt(net: nn.Module) -> nn.Module:
             parent, _, last = name.rpartition(".")
             setattr(net.get_submodule(parent), last, changed)
     return net
+
+
+def refuse_modes(body: nn.Module, images: Tensor) -> None:
+    """Raise LayersError where an adapted net still calculates otherwise in training, or changes its own buffers.
+
+    All members of a fleet share one pass, whatever each trains, and what a pass leaves in a buffer is lost.
+    """
+    before = {name: buffer.clone() for name, buffer in body.named_buffers()}
+    calls: list[list[str]] = []
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        for training in (True, False):
+            with in_eval(body, training=training), _Noted() as noted:
+                body(images)
+            calls.append(noted.calls)
+    changed = [name for name, buffer in body.named_buffers() if not torch.equal(buffer, before[name])]
+    if calls[0] != calls[1]:
+        raise LayersError("the net's forward pass is another in training, so that only the serial trainer can train it")
+    if changed:
+        raise LayersError(f"the net changes its buffer '{changed[0]}', so that only the serial trainer can train it")
+
+
+class _Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While entered, notes each operation, with the shapes of the tensors and the values of all else that it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = tree_map(lambda value: tuple(value.shape) if isinstance(value, Tensor) else value, (args, kwargs))
+        self.calls.append(f"{func} {given}")
+        return func(*args, **(kwargs or {}))

@@ -49,6 +49,23 @@ class Shelf:
             self.held.move_to_end(name)
         return self.held.get(name)
 
+    def is_begun(self, name: str) -> bool:
+        """Does somebody compute features of this name in the common folder, or has done so?"""
+        return self.common is not None and (self.common / name).exists()
+
+    def lent(self, name: str, images: int, like: Float[Tensor, "chunk ..."]) -> Tensor | None:
+        """The features of this name if all of them are in the common folder: to be read, not to be kept."""
+        if self.common is None or not like.is_cpu:
+            return None
+        try:
+            with open(self.common / name, "r+b") as file:
+                if os.fstat(file.fileno()).st_size != _sizes(images, like)[1]:
+                    return None  # whoever begins it has not taken its room yet
+                _, states, features = _mapped(file.fileno(), images, like)
+        except OSError:
+            return None  # somebody let go of it
+        return features if (states == DONE).all() else None
+
     def fill(self, name: str, images: int, like: Float[Tensor, "chunk ..."], compute: Compute) -> Tensor | None:
         """The features of so many images, each like this one; null where there is no room for them."""
         size = images * like[0].nbytes
@@ -176,14 +193,8 @@ def _filled(file: int, images: int, like: Tensor, compute: Compute) -> tuple[Ten
 
     Raises OSError where the disk has no room: it is taken at once, as a disk that is full later would kill the process.
     """
-    chunks = -(-images // CHUNK)
-    head = -(-chunks // mmap.PAGESIZE) * mmap.PAGESIZE
-    size = head + images * like[0].nbytes
-    os.posix_fallocate(file, 0, size)
-    content = mmap.mmap(file, size)
-    states = np.frombuffer(content, np.uint8, chunks)
-    flat = torch.frombuffer(content, dtype=like.dtype, count=images * like[0].numel(), offset=head)
-    features = _shaped(flat, images, like)
+    os.posix_fallocate(file, 0, _sizes(images, like)[1])
+    content, states, features = _mapped(file, images, like)
 
     def do(chunk: int) -> float:
         start, begin = time.monotonic(), chunk * CHUNK
@@ -203,6 +214,25 @@ def _filled(file: int, images: int, like: Tensor, compute: Compute) -> tuple[Ten
         elif time.monotonic() - since > PATIENCE * max(longest, 0.1):
             do(int(left[0]))  # the same bits, should the other be at it still
     return features, content
+
+
+def _sizes(images: int, like: Tensor) -> tuple[int, int]:
+    """Bytes of a file of features: of its head, which is whole pages, and of all of it."""
+    head = -(-_chunks(images) // mmap.PAGESIZE) * mmap.PAGESIZE
+    return head, head + images * like[0].nbytes
+
+
+def _chunks(images: int) -> int:
+    return -(-images // CHUNK)
+
+
+def _mapped(file: int, images: int, like: Tensor) -> tuple[mmap.mmap, np.ndarray, Tensor]:
+    """A file of features: its content, and in it what became of each chunk, and the features."""
+    head, size = _sizes(images, like)
+    content = mmap.mmap(file, size)
+    states = np.frombuffer(content, np.uint8, _chunks(images))
+    flat = torch.frombuffer(content, dtype=like.dtype, count=images * like[0].numel(), offset=head)
+    return content, states, _shaped(flat, images, like)
 
 
 def _shaped(flat: Float[Tensor, " numbers"], images: int, like: Tensor) -> Float[Tensor, "images ..."]:

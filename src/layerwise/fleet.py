@@ -18,7 +18,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from layerwise.batched import BatchNorm, Dropout, adapt
+from layerwise.batched import BatchNorm, Dropout, adapt, refuse_modes
 from layerwise.captured import capture
 from layerwise.curve import EVALUATION_BATCH, Point, evaluate, finite, looked_at, newest_accuracy, points
 from layerwise.dropout import draw_mask, dropout_draws
@@ -108,7 +108,8 @@ class _Stage:
         self.states = self._begins()
         depth, first, self.rest = split(net, found, min(frozen_depth(member.run, stage) for member in members))
         self.feeds = [self._beyond(k, found[:depth], first, prefix) for k in range(len(members))]
-        self.body = adapt(copy.deepcopy(self.rest))
+        self.body = adapt(copy.deepcopy(self.rest)).to(self.codes.device)
+        refuse_modes(self.body, self.feeds[0].parts["train"].images(torch.zeros(2, dtype=torch.long)))
         names = dict(self.rest.state_dict(keep_vars=True))
         self.stack = {name: torch.stack([state[name] for state in self.states]) for name in names}
         self.weights = {name: self.stack.pop(name) for name, _ in self.rest.named_parameters()}
@@ -278,37 +279,40 @@ class _Stage:
     def _evaluate(self, step: int) -> None:
         """A point of the learning curve of each member that is still at work."""
         self._drop_diverged(step - 1)
-        seen = looked_at(self.feeds[0].parts, self.recipe, step)
-        together = {split: self._look(split) for split in seen if self._are_alike(split)}
+        seen = [looked_at(feed.parts, self.recipe, step) for feed in self.feeds]
+        known = dict.fromkeys(chain.from_iterable(seen))
+        together = {split: self._look(split) for split in known} if self.can_look_together else {}
         for index in self.active.nonzero().flatten().tolist():
             member, feed, at = self.members[index], self.feeds[index], self.before[index] + step
-            if len(together) < len(seen):
+            if together:
+                outputs = {split: self._own(together[split], index, split) for split in seen[index]}
+                found = [point for split in outputs for point in points(feed, at, split, [outputs[split]])]
+            else:
                 self.rest.load_state_dict(self._slice(index))
-            found = [
-                points(feed, at, split, [outputs[index] for outputs in together[split]])
-                if split in together
-                else evaluate(self.rest, feed, at, [split])
-                for split in seen
-            ]
-            member.curve += self._check(index, list(chain.from_iterable(found)))
+                found = evaluate(self.rest, feed, at, seen[index])
+            member.curve += self._check(index, found)
             stop = self.recipe.stop_at
             if stop is not None and step and self.active[index] and newest_accuracy(member.curve) >= stop:
                 self._end(index)
                 member.steps.append(step)
 
-    def _are_alike(self, split: str) -> bool:
-        """Can all members look at this part together: has each equally many images, and are its norms' modes two?
+    @property
+    def can_look_together(self) -> bool:
+        """Can all members look at their images together: have all norms an eval mode?
 
         A norm that keeps no statistics takes those of its chunk, and the last chunk is filled up here.
         """
-        images = {len(feed.parts[split].classes) if split in feed.parts else 0 for feed in self.feeds}
-        return len(images) == 1 and all(norm.tracks for _, norm in self.norms)
+        return all(norm.tracks for _, norm in self.norms)
 
     @torch.no_grad()
-    def _look(self, split: str) -> list[Float[Tensor, "members some outputs"]]:
-        """Every member's outputs for all images of this part, everything in eval mode, chunk after chunk."""
-        parts = [feed.parts[split] for feed in self.feeds]
-        images = len(parts[0].classes)
+    def _look(self, split: str) -> list[Float[Tensor, "members chunk outputs"]]:
+        """Every member's outputs for all images of this part, everything in eval mode, chunk after chunk.
+
+        A part that ends before the longest does begins anew, so that no member's arithmetic depends on the others'
+        parts; who has no such part looks at another in the meantime.
+        """
+        parts = [feed.parts.get(split, feed.parts["train"]) for feed in self.feeds]
+        sizes = [len(part.classes) for part in parts]
         modes = {f"{name}.mode": torch.zeros_like(self.active) for name, _ in self.norms}
         masks = {f"{name}.mask": torch.ones_like(self.active, dtype=self.codes.dtype) for name, _ in self.dropouts}
         state = {name: tensor for name, tensor in self.stack.items() if name not in modes | masks}
@@ -318,12 +322,16 @@ class _Stage:
             return [vmap(self._outputs)(dict(zip(named, given[:-1], strict=True)), given[-1])[0]]
 
         found = []
-        for first in range(0, images, EVALUATION_BATCH):
-            at = torch.arange(first, first + EVALUATION_BATCH, device=parts[0].rows.device) % images
-            given = *named.values(), torch.stack([part.images(at) for part in parts])
+        for first in range(0, max(sizes), EVALUATION_BATCH):
+            at = torch.arange(first, first + EVALUATION_BATCH, device=parts[0].rows.device)
+            given = *named.values(), torch.stack([p.images(at % size) for p, size in zip(parts, sizes, strict=True)])
             self.looking = self.looking or capture(look, *given)
-            found.append(self.looking(*given)[0][:, : images - first])
+            found.append(self.looking(*given)[0])
         return found
+
+    def _own(self, seen: Sequence[Tensor], index: int, split: str) -> Float[Tensor, "images outputs"]:
+        """One member's outputs for the images that it has, of what all looked at together."""
+        return torch.cat([outputs[index] for outputs in seen])[: len(self.feeds[index].parts[split].classes)]
 
     def _slice(self, index: int) -> State:
         """One member's state of the rest of the net."""

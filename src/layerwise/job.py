@@ -137,13 +137,14 @@ class Job:
         if self.means.executor == "local":
             forks.context()  # it loads torch while the plan is made
 
-    def plan(self) -> Plan:
-        """What is missing, with its forecast, told to the user."""
+    def plan(self, *, begins: bool = False) -> Plan:
+        """What is missing, with its forecast, told to the user; `begins` says that it is carried out now."""
         keep = frozenset(map(key, self.wanted)) if self.means.keep else self.kept
         made = plan(self.wanted, lambda name, weights: self.store.has(name, weights=weights), keep=keep)
         if made.missing and self.means.executor != "serial":
             shape = self.data.images.shape[1:]
-            widths = Widths(self.means.units, beside=self.store.folder / "fleets.json", device=self.means.here)
+            beside = self.store.folder / "fleets.json"
+            widths = Widths(self.means.units, beside=beside, device=self.means.here, begins=begins)
             made = grouped(made, lambda run, count: widths.of(run, count, shape))
         self.forecast = forecast(made, self.size, self.means.processes, self.means.here, self._taken(made))
         made = ordered(made, self.forecast.units)
@@ -164,7 +165,7 @@ class Job:
 
     def complete(self) -> Plan:
         """Do what is missing until every record reads back whole; damaged ones are set aside and done again."""
-        first = made = self.plan()
+        first = made = self.plan(begins=True)
         first_forecast, stored = self.forecast, self.stored_before
         start = time.perf_counter()
         try:
@@ -174,7 +175,7 @@ class Job:
                 self._execute(made)
                 if not self._collect(made):
                     break
-                made = self.plan()
+                made = self.plan(begins=True)
         except KeyboardInterrupt:
             stored = sum(self.store.has(key(run)) for run in first.runs)
             raise KeyboardInterrupt(

@@ -51,7 +51,8 @@ def split(net: nn.Module, found: Sequence[Layer], most: int) -> tuple[int, nn.Mo
 class Prefix:
     """What frozen layers made of pools of images: kept where there is room for it, else computed whenever it is needed.
 
-    Cuts of one source share their forward pass: features after layer 3 go on from those after layer 2 if they are here.
+    Cuts of one source share their forward pass: features after layer 3 go on from those after layer 2 if they are here,
+    or if another process has put all of them into the folder that they have in common.
     """
 
     shelf: Shelf = field(default_factory=Shelf)
@@ -96,9 +97,20 @@ class Prefix:
     def _nearest(
         self, names: Sequence[str], frozen: Sequence[Layer], first: nn.Module, pool: Pool
     ) -> tuple[nn.Module, Pool]:
-        """The deepest features that are here, and the layers that lead on from them."""
+        """The deepest features that are here, or that another process has made, and the layers that lead on from them.
+
+        What lies in the common folder is read as what the layers before it make of the first chunk is shaped.
+        """
         for depth in range(len(names) - 1, 0, -1):
-            if (there := self.shelf.get(names[depth - 1])) is not None and (between := _between(first, frozen, depth)):
+            name = names[depth - 1]
+            there = self.shelf.get(name)
+            if (there is None and not self.shelf.is_begun(name)) or not (halves := _halves(first, frozen, depth)):
+                continue
+            before, between = halves
+            if there is None:
+                like = before.eval()(taken(pool, _rows(0, pool.shape[0], pool)))
+                there = self.shelf.lent(name, pool.shape[0], like)
+            if there is not None:
                 return between.eval(), there
         return first, pool
 
@@ -125,10 +137,10 @@ def _rows(begin: int, images: int, pool: Pool) -> Int[Tensor, " chunk"]:
     return torch.arange(begin, begin + CHUNK, device=device) % images
 
 
-def _between(first: nn.Module, frozen: Sequence[Layer], depth: int) -> nn.Module | None:
-    """The part of the frozen layers that comes after so many of them; null where they cannot be cut there."""
+def _halves(first: nn.Module, frozen: Sequence[Layer], depth: int) -> tuple[nn.Module, nn.Module] | None:
+    """The frozen layers cut after so many of them; null where they cannot be cut there."""
     try:
-        return cut(first, frozen, depth)[1]
+        return cut(first, frozen, depth)
     except LayersError:
         return None
 

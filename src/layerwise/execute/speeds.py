@@ -93,15 +93,14 @@ class Kind:
 
 def kind(run: Run, shape: tuple[int, int, int], device: str = "cpu") -> Kind:
     """The kind of a run on images of shape (channels, height, width)."""
-    task, recipe = run.task, run.recipes[0]
+    task = run.task
     depths = [frozen_depth(run, stage) for stage in range(len(run.recipes))]
-    how = (recipe.batch_size, recipe.optimiser, recipe.momentum, recipe.precision, recipe.channels_last)
+    how = [(r.batch_size, r.optimiser, r.momentum, r.precision, r.channels_last, r.augment) for r in run.recipes]
     where = device if device == "cpu" else torch.cuda.get_device_name()
     parts = [symbol for stage in run.treatment.at_random.letters() for symbol in stage if symbol[0] == "P"]
     if parts:
         run = replace(run, treatment=run.treatment.at_random)  # noise is not to be ranked on
-    added = [recipe.augment] if recipe.augment else []
-    what = (run.net, shape, task.outputs, task.is_bits, run.treatment.trained, depths, how, where, *parts, *added)
+    what = (run.net, shape, task.outputs, task.is_bits, run.treatment.trained, depths, how, where, *parts)
     return Kind(repr(what), run, shape, device)
 
 
@@ -112,6 +111,7 @@ def _measured(kind: Kind, stage: int, width: int) -> Speed:
 
 
 def _measure(kind: Kind, stage: int, width: int) -> Speed:
+    _step(kind, stage, 1)()  # what a process does once is no part of a unit's time
     start = time.perf_counter()
     step = _step(kind, stage, width)
     step()

@@ -22,23 +22,35 @@ WORTH = 0.95  # of the time alone: a fleet that does not save a twentieth is lef
 class Widths:
     """The widths of fleets, as they are faster here.
 
-    What was measured is remembered in the user's cache folder, for this machine, and beside the runs that were trained
-    so: a study that is resumed elsewhere forms the same fleets. Where neither can be written, it is measured anew.
+    What was measured is remembered in the user's cache folder, for this machine. What was chosen is remembered beside
+    the runs that are trained so: a study that is resumed, on this machine or elsewhere, with fewer cores or more, forms
+    the fleets that it had. Where neither can be written, it is decided anew.
     """
 
     cores: int
     file: Path = field(default_factory=lambda: cache_folder() / f"fleets-{machine()}.json")
     beside: Path | None = None  # the file in the store
     device: str = "cpu"
+    begins: bool = True  # are the runs trained now? A plan alone leaves the choice to who carries it out
 
     def __post_init__(self) -> None:
-        self.kept = _read(self.beside) if self.beside else {}
-        self.known = _read(self.file) | self.kept
+        self.chosen = _read(self.beside, int) if self.beside else {}
+        self.known = _read(self.file, bool)
 
     def of(self, run: Run, count: int, shape: tuple[int, int, int]) -> int:
         """The width of units of so many runs like this one: all equally wide, no core without work; 1 is no fleet."""
+        if count == 1:
+            return 1
+        name = self._name(count, run, shape)
+        if name not in self.chosen:
+            self.chosen[name] = self._choice(run, count, shape)
+            if self.beside and self.begins:
+                self.chosen |= _add(self.beside, name, self.chosen[name])
+        return self.chosen[name]
+
+    def _choice(self, run: Run, count: int, shape: tuple[int, int, int]) -> int:
         most = widest(run, shape, self.device)
-        if most == 1 or count == 1:
+        if most == 1:
             return 1
         units = max(-(-count // most), min(self.cores, count))
         width = -(-count // units)
@@ -46,46 +58,52 @@ class Widths:
 
     def _is_worth(self, run: Run, shape: tuple[int, int, int], width: int) -> bool:
         """Is a fleet of this width faster than its members one after the other?"""
-        name = f"{width} {kind(run, shape, self.device).name}"
+        name = self._name(width, run, shape)
         if name not in self.known:
-            self.known[name] = _measured(run, shape, width, self.device)
-            self.known |= _add(self.file, {name: self.known[name]})
-        if self.beside and name not in self.kept:
-            self.kept |= _add(self.beside, {name: self.known[name]})
-            self.known |= self.kept
-        return self.known[name]
+            self.known |= _add(self.file, name, _measured(run, shape, width, self.device))
+        return bool(self.known[name])
+
+    def _name(self, runs: int, run: Run, shape: tuple[int, int, int]) -> str:
+        """What decides about so many runs like this one: a longer training is more worth being made ready for."""
+        return f"{runs} {[recipe.steps for recipe in run.recipes]} {kind(run, shape, self.device).name}"
 
 
-def _read(file: Path) -> dict[str, bool]:
+def _read(file: Path, of: type[int]) -> dict[str, int]:
     try:
         found = json.loads(file.read_text())
-        return {name: worth for name, worth in found.items() if isinstance(worth, bool)}
+        return {name: value for name, value in found.items() if type(value) is of}
     except (OSError, ValueError, AttributeError):
         return {}  # nothing is known yet
 
 
-def _add(file: Path, found: dict[str, bool]) -> dict[str, bool]:
-    """Add what was measured to what others have, and give all; where somebody else was first, that is kept to."""
+def _add(file: Path, name: str, value: int) -> dict[str, int]:
+    """Add what was found to what others have, and give all; where somebody else was first, that is kept to."""
+    found = {name: value}
     aside = file.with_name(f"{file.name}-{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(file.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            found = found | _read(file)
+            found |= _read(file, type(value))
             aside.write_text(json.dumps(found, indent=1, sort_keys=True))
             aside.replace(file)
     except OSError:
-        pass  # it will be measured anew
+        pass  # it will be found anew
     return found
 
 
 def _measured(run: Run, shape: tuple[int, int, int], width: int, device: str) -> bool:
-    stages = range(len(run.recipes))
     try:
-        together = sum(speed(run, stage, shape, width, device).step for stage in stages)
+        together = _seconds(run, shape, width, device)
     except Exception:  # a net that cannot be mapped over its members, for whatever reason, is trained by itself
         return False
-    return together < WORTH * width * sum(speed(run, stage, shape, 1, device).step for stage in stages)
+    return together < WORTH * width * _seconds(run, shape, 1, device)
+
+
+def _seconds(run: Run, shape: tuple[int, int, int], width: int, device: str) -> float:
+    """What a unit of so many runs takes until its last step: a fleet is made ready first, which may take longer."""
+    found = [speed(run, stage, shape, width, device) for stage in range(len(run.recipes))]
+    return sum(one.ready + recipe.steps * one.step for one, recipe in zip(found, run.recipes, strict=True))
 
 
 def machine() -> str:
