@@ -21,7 +21,7 @@ from scipy.stats import norm
 from sklearn import metrics
 
 import layerwise
-from layerwise import cli
+from layerwise import cli, tasks
 from layerwise.adapting import described
 from layerwise.adapting.adapt import adapt
 from layerwise.adapting.adapted import AdaptedNet, load_adapted
@@ -695,6 +695,29 @@ def test_advice_is_carried_out_as_it_is(base: Path, tmp_path: Path) -> None:
     assert net.task.tried == ()
     expects = f"treatment: F5R > F3T3, as {advice} recommends; it expects 90.0% of new images right (80.0% to 100.0%)"
     assert expects in net.task.notes
+
+
+def test_images_that_advice_was_found_with_are_not_tested_on(base: Path, tmp_path: Path) -> None:
+    plan = wished(base)
+    digest = plan.data.digest
+
+    def given(**parts: Any) -> Path:
+        task = tasks.described(replace(plan.task, parts=replace(plan.task.parts, **parts), shots=9))
+        return write_advice(base, tmp_path, data={"digest": digest, "task": task}, adapt=["layerwise", "adapt"])
+
+    notes = wished(base, advice=given()).notes
+    assert any("was given for 9 images a class" in note for note in notes)
+    assert not any("was given for other classes" in note for note in notes)
+    advice = given(seed=5)
+    with pytest.raises(StudyError) as told:
+        wished(base, advice=advice)
+    tested = len(examples(plan.task, plan.data.labels, plan.data.columns, plan.data.class_names).test)
+    assert re.fullmatch(
+        rf"--advice {advice} was found with [1-9]\d* of the {tested} images that would be tested on; keep back those "
+        rf"that it kept back: layerwise adapt --advice {advice}",
+        str(told.value),
+    )
+    assert wished(base, advice=advice, no_test=True).treatment.expanded == "FFFFFR > FFFTTT"
 
 
 def test_advice_that_does_not_fit_is_told(base: Path, tmp_path: Path) -> None:

@@ -233,7 +233,11 @@ def _plain(value: Recipe | Task | Parts) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def _task(text: str) -> Task:
-    task = json.loads(text)
+    return task_from(json.loads(text))
+
+
+def task_from(task: Mapping[str, Any]) -> Task:
+    """The task that `layerwise.tasks.described` has told, as JSON gives it back."""
     listed = {name: tuple(task["parts"][name]) for name in ("held_out", "groups") if name in task["parts"]}
     parts = Parts(**{**task["parts"], **listed})
     classes = {name: tuple(task[name]) for name in ("classes", "rest") if name in task}

@@ -6,12 +6,14 @@ advice the recipes are the advice's, and nothing is tried.
 """
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,10 +28,10 @@ from layerwise.job import counts
 from layerwise.layers import Layer, fit, layers
 from layerwise.nets import build, named
 from layerwise.nets.weights import net_state, weights_digest
-from layerwise.run import Recipe, Run, Weights
+from layerwise.run import Recipe, Run, Weights, task_from
 from layerwise.start import copy_layer
 from layerwise.studies.request import Request, share_out
-from layerwise.tasks import Parts, Task, choose_classes
+from layerwise.tasks import Parts, Task, choose_classes, examples
 from layerwise.treatment import Treatment
 
 WITH_WEIGHTS, WITHOUT, ONTO = "F*R > T*", "R*", "F*R"  # treatments, where none is given
@@ -145,7 +147,7 @@ def fitted(wish: Wish, data: DataSet) -> Fitted:
     shape = shape_of(data)
     net = build(wish.net, shape, task.outputs, seed=0)
     found = layers(net, torch.zeros(1, *shape))
-    treatment, advised = _treatment(wish, data, net, found, told)
+    treatment, advised = _treatment(wish, data, task, net, found, told)
     _check_source(wish, treatment, net.state_dict(), found, shape)
     trunk = _trunk(wish.onto, treatment) if wish.onto else 0
     choices = advised or recipes(
@@ -184,11 +186,11 @@ def _check_tested(asked: Images, task: Task, data: DataSet) -> None:
 
 
 def _treatment(
-    wish: Wish, data: DataSet, net: nn.Module, found: Sequence[Layer], told: list[str]
+    wish: Wish, data: DataSet, task: Task, net: nn.Module, found: Sequence[Layer], told: list[str]
 ) -> tuple[Treatment, tuple[Recipes, ...]]:
     """The treatment over layers, and the recipes where advice brings them."""
     if wish.advice is not None:
-        text, recipes = _advised(wish, wish.advice, data, found, told)
+        text, recipes = _advised(wish, wish.advice, data, task, found, told)
         return fit(Treatment.parse(text), wish.net, found), (recipes,)
     text = wish.treatment or (ONTO if wish.onto else WITH_WEIGHTS if wish.content else WITHOUT)
     if wish.treatment is None:
@@ -197,7 +199,9 @@ def _treatment(
     return over_layers(Treatment.parse(text), wish.net, net, example, wish.granularity), ()
 
 
-def _advised(wish: Wish, path: Path, data: DataSet, found: Sequence[Layer], told: list[str]) -> tuple[str, Recipes]:
+def _advised(
+    wish: Wish, path: Path, data: DataSet, task: Task, found: Sequence[Layer], told: list[str]
+) -> tuple[str, Recipes]:
     """Letters and recipes that `layerwise advise` recommends in this file, or those of the option that is wished."""
     option = wish.option
     try:
@@ -206,6 +210,8 @@ def _advised(wish: Wish, path: Path, data: DataSet, found: Sequence[Layer], told
         letters, recipes = str(recommended["treatment"]), tuple(map(_recipe, recommended["recipes"]))
         names, about, of_data = list(advice["layers"]), str(advice["net"]), advice["data"]["digest"]
         of_weights, expected = advice.get("weights"), _expected(recommended)
+        of_task = task_from(advice["data"]["task"]) if "task" in advice["data"] else None
+        again = shlex.join([*advice.get("adapt", ()), "--advice", str(path)])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise StudyError(
@@ -216,11 +222,28 @@ def _advised(wish: Wish, path: Path, data: DataSet, found: Sequence[Layer], told
         raise StudyError(f"--advice {path} is about {one}, not '{wish.net}'; name that net")
     if of_data != data.digest:
         told.append(f"the advice {path} was given on other images (data {of_data}, not {data.digest})")
+    elif of_task is not None:
+        _check_unseen(of_task, task, data, f"--advice {path}", again)
+        if of_task.classes != task.classes:
+            told.append(f"the advice {path} was given for other classes than those that are learnt here")
+        if of_task.shots is not None:
+            told.append(f"the advice {path} was given for {of_task.shots} images a class to learn from, not for all")
     if of_weights not in {None, wish.digest}:
         told.append(f"the advice {path} was given for other weights (SHA-256 {of_weights}, not {wish.digest})")
     says = "recommends" if option is None else f"has it as option {option}"
     told.append(f"treatment: {Treatment.parse(letters)}, as {path} {says}{expected}")
     return letters, recipes
+
+
+def _check_unseen(advised: Task, task: Task, data: DataSet, what: str, again: str) -> None:
+    """Raise StudyError where images would be tested on that the advice was found with."""
+    before, now = (examples(one, data.labels, data.columns, data.class_names) for one in (advised, task))
+    seen = int(np.isin(now.test, np.concatenate([before.train, before.validation])).sum())
+    if seen:
+        raise StudyError(
+            f"{what} was found with {seen} of the {len(now.test)} images that would be tested on; keep back those that "
+            f"it kept back: {again}"
+        )
 
 
 def _numbered(candidates: Sequence[Mapping[str, Any]], option: int) -> dict[str, Any]:

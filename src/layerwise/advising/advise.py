@@ -36,7 +36,7 @@ from layerwise.progress import Quiet, duration
 from layerwise.run import Recipe, Run, Weights, key
 from layerwise.store import Record, Store
 from layerwise.studies.request import Request, share_out
-from layerwise.tasks import Task, choose_classes
+from layerwise.tasks import Task, choose_classes, described
 
 LEVEL = 0.9  # of the interval for the adapted net's accuracy
 TRAINING = 0.01  # standard deviation of accuracy between trainings that differ in their draws alone
@@ -226,7 +226,7 @@ class Asking:
             data={
                 "name": self.data.name, "digest": self.data.digest,
                 "classes": [self.data.class_names[label] for label in self.task.classes],
-                "training_images": race.examples, "test_images": tested,
+                "training_images": race.examples, "test_images": tested, "task": described(self.task),
             },
             considered=considered,
             interval=(max(0.0, considered[0].accuracy - reach), min(1.0, considered[0].accuracy + reach)),
