@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from believing import circumstances, fitted, fitted_short, lost, residual, shortfall
 from cells import CELLS, CLASSES, ORIGINS, Bench, Cell, task, weights
-from scoring import DRAW, OPTION, coverage, fixed, interval, regret
+from scoring import DRAW, OPTION, Coverage, bars, by_confidence, coverage, fixed, interval, regret
 
 from layerwise import train_all
 from layerwise.advising.advise import Asking
@@ -174,6 +174,7 @@ def advised(asking: Asking, cell: Cell, budget: float) -> dict[str, Any]:
         "low": low,
         "high": high,
         "level": found.level,
+        "sure": found.is_sure,
         "share": found.cost["spent"] / found.cost["exhaustive"],
         "by_score": by_score(asking),
         "trials": [asdict(trial) for trial in asking.race.trials],
@@ -282,14 +283,19 @@ def scored(searched: pd.DataFrame, advised: pd.DataFrame, fewest: int = 5) -> st
     choices = {"**advice**": counted} | {policy: fixed(there, policy) for policy in FIXED}
     choices |= {f"best layer by {name}": following(there, counted, name) for name in FROM_FEATURES}
     lines = ["| choice | mean regret | 95 % | worst cell | worst draw |", "|---|---|---|---|---|"]
-    for name, chosen in choices.items():
-        found = regret(there, chosen)
+    regrets = {name: regret(there, chosen) for name, chosen in choices.items()}
+    for name, found in regrets.items():
         low, high = interval(found.by_draw)
         lines.append(
             f"| {name} | {found.mean:.2f} | {low:.2f} to {high:.2f} | {found.worst:.1f} ({found.worst_cell}) | "
             f"{found.by_draw.max():.1f} |"
         )
-    lines += ["", *_each(searched, advised), "", _told(there, counted)]
+    told, *others = (regrets[name] for name in ("**advice**", *FIXED))
+    honest = coverage(there, counted, float(counted["level"].iloc[0]))
+    lines += ["", *_each(searched, advised), "", _told(honest, counted)]
+    lines += ["", by_confidence(told, counted), "", "| bar | wanted | found | met |", "|---|---|---|---|"]
+    lines += [f"| {one.what} | {one.wanted} | {one.found} | {'yes' if one.met else 'no'} |" for one in
+              bars(told, others, float(counted["share"].max()), honest)]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -316,8 +322,7 @@ def _each(searched: pd.DataFrame, advised: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _told(searched: pd.DataFrame, advised: pd.DataFrame) -> str:
-    honest = coverage(searched, advised, float(advised["level"].iloc[0]))
+def _told(honest: Coverage, advised: pd.DataFrame) -> str:
     tested = "" if honest.p is None else f" (p = {honest.p:.2f} that they are honest, over cells)"
     return (
         f"{honest.draws} draws; advice spent {advised['share'].mean():.1%} of the exhaustive search on average and "

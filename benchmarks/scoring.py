@@ -94,6 +94,40 @@ def coverage(searched: pd.DataFrame, advised: pd.DataFrame, wanted: float) -> Co
     return Coverage(len(told), float(covered.mean()), wanted, _p(by_cell.to_numpy(), wanted))
 
 
+def by_confidence(score: Score, advised: pd.DataFrame) -> str:
+    """Whether advice that calls itself sure is right more often, in a sentence."""
+    sure = advised.set_index(DRAW)["sure"].reindex(score.by_draw.index).astype(bool)
+    told = [f"{score.by_draw[those].mean():.2f} points" if those.any() else "nothing" for those in (sure, ~sure)]
+    return (
+        f"Advice called itself sure in {int(sure.sum())} of {len(sure)} draws: its mean regret was {told[0]} there, "
+        f"and {told[1]} in the others."
+    )
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What advice has to reach, and what it reached."""
+
+    what: str
+    wanted: str
+    found: str
+    met: bool
+
+
+def bars(advice: Score, fixed_policies: Sequence[Score], cost: float, honest: Coverage) -> list[Bar]:
+    """What advice has to reach from five samples a class up."""
+    worst, best = float(advice.by_draw.max()), min(one.mean for one in fixed_policies)
+    refuted = honest.p is not None and honest.p <= 0.05
+    return [
+        Bar("draws", "at least 200", str(advice.draws), advice.draws >= 200),
+        Bar("mean regret", "at most 1.5", f"{advice.mean:.2f}", advice.mean <= 1.5),
+        Bar("worst draw", "at most 5", f"{worst:.1f}", worst <= 5),
+        Bar("share of the exhaustive cost", "at most 10 %", f"{cost:.1%}", cost <= 0.1),
+        Bar("best fixed policy, its mean regret", "above advice's", f"{best:.2f}", best > advice.mean),
+        Bar("intervals of 90 %", "not refuted over cells", f"{honest.share:.1%}", not refuted),
+    ]
+
+
 def interval(by_draw: pd.Series, level: float = 0.95) -> tuple[float, float]:
     """Of the mean over cells: draws of one cell share their source and their pool of images. Unbounded for one cell."""
     by_cell = by_draw.groupby("cell").mean()

@@ -178,6 +178,22 @@ def test_coverage_counts_what_was_held_and_tests_it_over_cells(scoring: ModuleTy
     assert (short.share, short.p) == (0.0, 0.0)
 
 
+def test_bars_and_confidence_by_hand(scoring: ModuleType) -> None:
+    draws = pd.Series([0.0, 6.0, 0.0, 0.0], pd.MultiIndex.from_product([["a", "b"], [0, 1]], names=["cell", "seed"]))
+    advice = scoring.Score(4, 1.5, 3.0, "a", {"a": 3.0, "b": 0.0}, draws)
+    others = [replace(advice, mean=mean) for mean in (1.4, 3.0)]
+    sure = pd.DataFrame({"cell": list("aabb"), "seed": [0, 1, 0, 1], "sure": [True, False, True, True]})
+    assert scoring.by_confidence(advice, sure) == (
+        "Advice called itself sure in 3 of 4 draws: its mean regret was 0.00 points there, and 6.00 points in the "
+        "others."
+    )
+    found = scoring.bars(advice, others, 0.101, scoring.Coverage(4, 0.85, 0.9, 0.2))
+    assert [bar.met for bar in found] == [False, True, False, False, False, True]
+    assert [bar.found for bar in found] == ["4", "1.50", "6.0", "10.1%", "1.40", "85.0%"]
+    (*_, honest) = scoring.bars(advice, others, 0.1, scoring.Coverage(4, 0.5, 0.9, 0.01))
+    assert not honest.met
+
+
 def test_the_interval_is_over_cells(scoring: ModuleType) -> None:
     found = pd.Series([1.0, 3.0, 5.0, 7.0], pd.MultiIndex.from_product([["a", "b"], [0, 1]], names=["cell", "seed"]))
     low, high = scoring.interval(found)  # cells 2 and 6: mean 4, deviation 2 sqrt(2), t of one degree 12.706
