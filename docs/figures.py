@@ -10,9 +10,9 @@ from layerwise import outputs
 from layerwise.report import Figure
 
 HERE = Path(__file__).parent / "figures"
-FIGURES = {  # file: a study, its options, and which of its report's figures
-    "gutstein": ("gutstein", {"experiments": "levels"}, 0),
-    "yosinski": ("yosinski", {}, 1),
+FIGURES = {  # file: a study, its options, and the title of one of its report's figures
+    "gutstein": ("gutstein", {"experiments": "levels"}, "Test accuracy against layers kept"),
+    "yosinski": ("yosinski", {}, "The two causes of loss, layer by layer"),
 }
 WIDTH = 640  # pixels; in a report a figure is as wide as the page
 STYLE = {"background": "white", "font": "sans-serif", "view": {"stroke": None}, "axis": {"gridColor": "#e4e4e4"}}
@@ -27,14 +27,15 @@ def draw(figure: Figure, path: Path) -> None:
 def main(folders: dict[str, str]) -> None:
     """Run each study, or read what it has left, and draw."""
     HERE.mkdir(exist_ok=True)
-    for name, (study, options, which) in FIGURES.items():
+    for name, (study, options, title) in FIGURES.items():
         if name in folders:
             found = outputs.load(folders[name])
         else:
             from layerwise import api
 
             found = api.study(study, **options)
-        draw(outputs.figures(study, found.rows)[which], HERE / f"{name}.svg")
+        (figure,) = (one for one in outputs.figures(study, found.rows) if one.title == title)
+        draw(figure, HERE / f"{name}.svg")
 
 
 if __name__ == "__main__":

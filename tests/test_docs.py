@@ -363,6 +363,20 @@ def test_the_site_is_built_and_asks_no_other_host(tmp_path: Path) -> None:
     assert styles == []
 
 
+def test_a_figure_of_these_pages_is_drawn_from_what_its_command_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {"shots": [1], "seeds": 1, "steps": 5, "source_steps": 5, "executor": "serial", "quiet": True}
+    place = {"store": tmp_path / "store", "out": tmp_path / "out"}
+    layerwise.study("gutstein", data="digits", resize=32, experiments="levels", **few, **place)
+    drawing = runpy.run_path(str(ROOT / "docs" / "figures.py"))
+    monkeypatch.setitem(drawing["main"].__globals__, "HERE", tmp_path)
+    monkeypatch.setitem(drawing["main"].__globals__, "FIGURES", {"gutstein": drawing["FIGURES"]["gutstein"]})
+    drawing["main"]({"gutstein": str(tmp_path / "out")})
+    assert (tmp_path / "gutstein.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert {path.stem for path in (ROOT / "docs" / "figures").glob("*.svg")} == set(drawing["FIGURES"])
+
+
 def test_the_readme_links_to_what_is_there() -> None:
     links = re.findall(r"\]\(([^)#:]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(links) > 10

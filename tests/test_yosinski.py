@@ -1,6 +1,7 @@
 """Yosinski's protocol and claims: the paper's grid exactly, and the verdicts that the authors' own nets support."""
 
 import json
+import runpy
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -570,6 +571,7 @@ def test_the_words_carry_the_numbers() -> None:
 def test_figures_are_drawn_from_the_rows() -> None:
     rows = made_up(made_of_two_causes)
     drawn = {figure.title: figure for figure in figures(rows)}
+    assert runpy.run_path(str(Path(__file__).parents[1] / "docs" / "figures.py"))["FIGURES"]["yosinski"][-1] in drawn
     for figure in drawn.values():
         assert figure.chart.to_dict()["layer"]
         assert figure.section == "levels"
