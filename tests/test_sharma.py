@@ -7,26 +7,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from layerwise.api import study
 from layerwise.costs import layer_parameters
 from layerwise.data import make, open_data
 from layerwise.data.dataset import DataSet
-from layerwise.errors import StudyError
+from layerwise.errors import LayersError, StudyError
 from layerwise.feed import scaled
 from layerwise.layers import layers
 from layerwise.measure import Bench
 from layerwise.nets import architecture, build
 from layerwise.outputs import Study, figures
+from layerwise.probes.inversion import Search, invert
 from layerwise.report.page import spec
 from layerwise.report.study import part
 from layerwise.rows import frame, pick
 from layerwise.run import Run, key
 from layerwise.start import begin
 from layerwise.store import Store
+from layerwise.studies.given_net import given_net
 from layerwise.studies.request import Request
 from layerwise.studies.sharma import claims, design, draws, measurements, remarks, runs, words
-from layerwise.studies.sharma_claims import DECODERS, INVERSIONS
+from layerwise.studies.sharma_claims import DECODERS, DEEP, INVERSIONS
 from layerwise.studies.sharma_design import SCALES, Scale
 from layerwise.studies.sharma_measures import PIXELS, seen
 from layerwise.studies.sharma_retraining import CEILING, OVER, PREDICTORS, WITHIN, correlations, flagged, gains
@@ -490,6 +493,76 @@ def test_sources_that_did_not_learn_are_said(ten: DataSet) -> None:
 
 
 # ---------------------------------------------------------------- the deep net
+
+
+def weights_of(net: str, shape: tuple[int, int, int], path: Path) -> str:
+    """The net with a file of weights, as a user writes it."""
+    save_file(build(net, shape, 7, 5).state_dict(), path)
+    return f"{net}@{path}"
+
+
+def test_the_deep_net_may_have_weights_of_the_users_own(tmp_path: Path) -> None:
+    """The trained side is the file's net, here for colour images; what else is run, and its keys, are as without it."""
+    deep = weights_of("resnet20", (3, 32, 32), tmp_path / "mine.safetensors")
+    options = {"experiments": "inversion", "seeds": 1, "store": tmp_path / "store", "executor": "serial", "quiet": True}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "demo", TINY)
+        plain = study("sharma", dry_run=True, **options)
+        found = study("sharma", deep=deep, **options)
+        again = study("sharma", deep=deep, **options)
+        data, _ = open_data("digits", tmp_path / "store" / "data", resize=32)
+        source = next(draws(design(Request(data, experiments="inversion", seeds=1)))).source
+    assert isinstance(plain, Study)
+    assert isinstance(found, Study)
+    assert found.failures == ()
+    assert again.rows.equals(found.rows)
+    assert [run["net"] for run in found.plan["runs"]] == ["sharma"]
+    assert {run["key"] for run in found.plan["runs"]} < {run["key"] for run in plain.plan["runs"]}
+    rows = pick(found.rows, experiment=DEEP, quantity="inversion_image_error")
+    assert set(rows["net"]) == {"resnet20@mine.safetensors"}
+    assert rows["layer"].nunique() == 3
+    bench = Bench(Store(tmp_path / "store"), data)
+    here = seen(bench, source, "5,6,7,8,9", 1, "resnet20", 3)
+    assert here.images.shape == (10, 3, 32, 32)
+    for condition, drawn in (("trained", 5), ("untrained", source.seed)):
+        net = build("resnet20", (3, 32, 32), 7, drawn).eval()
+        kind = architecture("resnet20")
+        (one,) = invert(
+            net, layers(net, here.images), here.images, mean=kind.mean, std=kind.std, at=[16], search=Search(2, seed=0)
+        )
+        mine = pick(rows, condition=condition, layer=one.layer).set_index("class_name")["value"].astype(float)
+        wanted = [one.image_error[here.labels == int(name)].mean().item() for name in mine.index]
+        assert mine.tolist() == pytest.approx(wanted, rel=1e-4)
+    claim = next(claim for claim in found.claims if claim.id == "S2 deep")
+    assert (claim.estimate is not None, claim.given) == (True, "given one source and one deep net's own weights")
+    (note,) = (note for note in found.plan["notes"] if note.startswith("deep net: "))
+    assert note.startswith("deep net: resnet20@mine.safetensors with its own weights (SHA-256 ")
+    (note,) = (note for note in plain.plan["notes"] if note.startswith("deep net: "))
+    assert note.startswith("deep net: vgg19narrow, a smaller one trained here on the known classes, in the place of")
+
+
+def test_a_shallower_deep_net_is_inverted_to_its_last_layer_below_the_head(ten: DataSet, tmp_path: Path) -> None:
+    made = design(Request(ten, deep=given_net(weights_of("lenet5relu", (1, 32, 32), tmp_path / "w.safetensors"))))
+    assert made.deep_at == (1, 2, 3)
+    assert design(Request(ten)).deep_at == (1, 2, 16)
+
+
+def test_a_deep_net_that_does_not_go_is_refused(ten: DataSet, tmp_path: Path) -> None:
+    deep, store = weights_of("lenet5relu", (1, 32, 32), tmp_path / "w.safetensors"), tmp_path / "store"
+    for name in ("gutstein", "yosinski", "grand", "hierarchy", "all"):
+        with pytest.raises(StudyError, match=r"^--deep .* is for the study sharma alone; run: layerwise study sharma"):
+            study(name, deep=deep, store=store)
+    with pytest.raises(StudyError, match=r"^--deep lenet5relu has no weights; write lenet5relu@FILE, or leave it out"):
+        given_net("lenet5relu")
+    with pytest.raises(StudyError, match=r"^--deep is for the experiment 'inversion', which --experiments leaves out"):
+        design(Request(ten, deep=given_net(deep), experiments="embedding"))
+    colour = make("colour", ten.images.repeat(3, axis=1), ten.labels, list(ten.class_names))
+    with pytest.raises(LayersError, match=r"^weights '.*' are for grey images, and these are in colour; pass --grey$"):
+        design(Request(colour, net="small8", deep=given_net(deep)))
+    other = tmp_path / "other.safetensors"
+    save_file({"strange": torch.zeros(3)}, other)
+    with pytest.raises(LayersError, match=r"^weights 'vgg19narrow@other.safetensors' do not fit net 'vgg19narrow': "):
+        design(Request(ten, deep=given_net(f"vgg19narrow@{other}")))
 
 
 def test_vgg19s_layers_an_eighth_as_wide() -> None:
