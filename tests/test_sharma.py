@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,13 +22,17 @@ from layerwise.nets import architecture, build
 from layerwise.outputs import Study, figures
 from layerwise.probes.inversion import Search, invert
 from layerwise.report.page import spec
+from layerwise.report.strip import Known
 from layerwise.report.study import part
+from layerwise.report.transfer_strip import strip
 from layerwise.rows import frame, pick
 from layerwise.run import Run, key
 from layerwise.start import begin
 from layerwise.store import Store
+from layerwise.studies import STUDIES, study_module
 from layerwise.studies.given_net import given_net
 from layerwise.studies.request import Request
+from layerwise.studies.results import Result
 from layerwise.studies.sharma import claims, design, draws, measurements, remarks, runs, words
 from layerwise.studies.sharma_claims import DECODERS, DEEP, INVERSIONS
 from layerwise.studies.sharma_design import SCALES, Scale
@@ -427,6 +432,73 @@ def test_figures_show_what_is_in_the_rows(small: tuple[Study, Path]) -> None:
     mine = points[(points["seed"] == 1) & (points["layer"] == "conv2")].set_index("class_name")["gain"]
     assert mine[points.iloc[-1]["class_name"]] == pytest.approx(gained["value"].mean())
     assert figures("sharma", frame([])) == ()
+
+
+def test_the_layer_strip_is_of_what_retraining_each_layer_gains() -> None:
+    """conv1 gains 10 points, conv2 loses 5, in each of five draws; of the other layer nothing was measured."""
+    table = {"none": 0.5, "conv1": 0.6, "conv2": 0.45, "all": 0.9}
+    rows = accuracy_rows(lambda what, digit, trial: table[what] + 0.001 * digit * trial, seeds=5)
+    rows += predictor_rows("decoder_normalised_error", lambda layer, digit: 0.2 if digit > 4 else 0.9, seeds=5)
+    rows = [{**row, "cluster": row["target_task"], "net": "sharma"} for row in [*rows, *gains(frame(rows))]]
+    sizes = [
+        {"net": "sharma", "layer": layer, "quantity": "parameters", "value": size}
+        for layer, size in (("conv1", 10), ("conv2", 20), ("conv3", 30), ("head", 40))
+    ]
+    found = strip(frame([*rows, *sizes]))
+    assert found is not None
+    assert [(tile.name, tile.deed.letters, tile.parameters) for tile in found.tiles] == [
+        ("conv1", "T", 10), ("conv2", "F", 20), ("conv3", "?", 30), ("head", "R", 40)
+    ]  # fmt: skip
+    general, lost = ([getattr(cell, "value", cell) for cell in lane.cells] for lane in found.lanes)
+    assert general == [pytest.approx(0.1), pytest.approx(-0.05), "unknown", "fresh"]
+    assert lost == [pytest.approx(0.2), pytest.approx(0.2), "unknown", "unknown"]
+    assert [lane.title for lane in found.lanes] == ["General", "Lost"]
+    assert found.interval == "Whiskers: 95 % intervals over draws of classes."
+    few = strip(frame([row for row in [*rows, *sizes] if row.get("seed", 0) == 0]))
+    assert few is not None
+    assert few.interval.endswith("They are given one source.")
+
+
+def finished(name: str, data: DataSet, **asked: Any) -> pd.DataFrame:
+    """The rows of a study's whole design, each net at an accuracy made up from its key."""
+    module = study_module(name)
+    made = module.design(Request(data, **asked))
+    ends = {run: 0.4 + 0.2 * int(key(run), 16) / 16**16 for run in module.runs(made)}
+    results = {
+        key(run): Result(key(run), tuple((step, "test", "accuracy", end) for step in range(0, run.steps + 1, 5)), 1, 1)
+        for run, end in ends.items()
+    }
+    measured = {
+        look.key: [
+            {"run_key": key(run), "class_name": str(k), "quantity": "class_accuracy", "value": ends[run] + 0.01 * k}
+            for run in look.runs for k in run.task.classes
+        ]
+        for look in module.measurements(made) if look.what == "accuracies"
+    }  # fmt: skip
+    rows: pd.DataFrame = module.table(made, results, measured)
+    return rows
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_a_layer_strip(name: str, tmp_path: Path) -> None:
+    """Bug: Sharma's rows had no sizes of layers, and its report had no strip."""
+    data, asked = digits_like(), {"seeds": 2}
+    if name == "grand":
+        data = make(
+            "grey", np.zeros((20 * 30, 1, 40, 40), np.uint8), np.repeat(range(20), 30), list(map(str, range(20)))
+        )
+        asked = {}
+    if name == "hierarchy":
+        (data, _), asked = open_data("stimuli:40:0", tmp_path), {"shots": (5,)}
+    if name == "yosinski":
+        data = make("colour", data.images.repeat(3, axis=1), data.labels, list(data.class_names))
+    rows = finished(name, data, **asked)
+    found = strip(rows)
+    assert found is not None
+    net = pick(rows, quantity="parameters")["net"].iloc[0]
+    sizes = layer_parameters(net, data.images.shape[1:], 5)
+    assert [tile.name for tile in found.tiles] == list(sizes)
+    assert any(isinstance(cell, Known) for lane in found.lanes for cell in lane.cells)
 
 
 def test_every_claim_has_a_figure_that_names_it(small: tuple[Study, Path]) -> None:

@@ -134,7 +134,7 @@ def looks(design: Design, draw: Draw) -> Iterator[tuple[str, Measurement]]:
 
 
 def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
-    """The rows: learning curves and costs, what was measured, and from these gains and rank correlations."""
+    """The rows: learning curves and costs, what was measured, gains and rank correlations from these, layers' sizes."""
     rows: list[Row] = []
     for draw in draws(design):
         of_draw = {"seed": draw.seed, "source_task": draw.source.task.name, "target_task": draw.unknown.name}
@@ -156,7 +156,8 @@ def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, 
     clusters = {draw.seed: draw.unknown.name for draw in draws(design)}
     rows = [{**row, "cluster": clusters[row["seed"]]} for row in rows]
     common = {"study": "sharma", "net": design.net, "data": design.request.data.name}
-    return frame({**common, **row} for row in rows)
+    sizes = [{"layer": layer, "quantity": "parameters", "value": size} for layer, size in design.sizes.items()]
+    return frame({**common, **row} for row in rows + sizes)
 
 
 def remarks(design: Design, rows: pd.DataFrame) -> list[str]:

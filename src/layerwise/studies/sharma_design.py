@@ -62,11 +62,16 @@ class Design:
     net: str
     deep: str | GivenNet  # trained here, or with weights of the user's own
     deep_at: tuple[int, ...]  # numbers of its layers that are inverted
-    layers: tuple[str, ...]  # of the net
+    sizes: dict[str, int]  # parameters of each layer of the net
     at: tuple[int, ...]  # numbers of the layers in question: all but the head, or some of a deep net's
     scale: Scale
     parts: Parts
     notes: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the net's layers."""
+        return tuple(self.sizes)
 
 
 def design(request: Request) -> Design:
@@ -81,9 +86,9 @@ def design(request: Request) -> Design:
     scale = replace(scale, shots=shots, source_steps=request.source_steps or scale.source_steps, **fitted)
     net, shape = request.net or "sharma", request.data.images.shape[1:]
     known, unknown = classes(request, 0)
-    layers = tuple(layer_parameters(net, shape, len(known)))
-    if len(layers) < 3:
-        raise StudyError(f"net '{net}' has {len(layers)} layers; depth tells nothing under 2 beside the head")
+    sizes = layer_parameters(net, shape, len(known))
+    if len(sizes) < 3:
+        raise StudyError(f"net '{net}' has {len(sizes)} layers; depth tells nothing under 2 beside the head")
     notes.append(f"classes: {len(known)} known to the source; {len(unknown)} unknown, chance {1 / len(unknown):.0%}")
     if request.known and scale.seeds > 1:
         notes.append("known classes: those of --known for every seed; the seeds are not independent draws of classes")
@@ -92,10 +97,10 @@ def design(request: Request) -> Design:
         notes.append(said)
     elif request.deep:
         raise StudyError("--deep is for the experiment 'inversion', which --experiments leaves out; name it there")
-    at = _some(len(layers) - 1)
-    if len(at) < len(layers) - 1:
-        notes.append(f"layers: {len(at)} of the {len(layers) - 1} below the head are looked at and retrained")
-    return Design(request, wanted, net, deep, deep_at, layers, at, scale, parts, tuple(notes))
+    at = _some(len(sizes) - 1)
+    if len(at) < len(sizes) - 1:
+        notes.append(f"layers: {len(at)} of the {len(sizes) - 1} below the head are looked at and retrained")
+    return Design(request, wanted, net, deep, deep_at, sizes, at, scale, parts, tuple(notes))
 
 
 def _deep(request: Request, shape: tuple[int, int, int]) -> tuple[str | GivenNet, tuple[int, ...], str]:
