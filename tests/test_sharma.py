@@ -511,7 +511,9 @@ def test_every_claim_has_a_figure_that_names_it(small: tuple[Study, Path]) -> No
 def test_tables_are_laid_out_like_the_papers(small: tuple[Study, Path]) -> None:
     """Digit, layer 1, layer 2, layer 2 untrained: its ten lines are those of the first draw, 0-4 known and 5-9 not."""
     rows = small[0].rows
-    made = {figure.title: figure.table for figure in figures("sharma", rows)}
+    every = {figure.title: figure for figure in figures("sharma", rows)}
+    made = {title: figure.table for title, figure in every.items()}
+    figure = every["The decoder's error for each class"]
     lines = [[digit, "known" if digit in "01234" else "unknown"] for digit in "0123456789"]
     inverted = made["Images found by inversion of sharma, for each class"]
     titles = ["conv1", "conv2", "conv2 untrained"]
@@ -532,6 +534,11 @@ def test_tables_are_laid_out_like_the_papers(small: tuple[Study, Path]) -> None:
     assert decoded["conv2"].notna().tolist() == [True] * 10 + [False] * (len(decoded) - 10)
     at = decoded.set_index(["class_name", "group"])
     assert at.loc[("8", "unknown"), ["paper conv1", "paper conv2"]].tolist() == list(DECODERS["8"])
+    drawn = figure.chart.to_dict()
+    (dashes,) = (layer for layer in drawn["layer"] if layer["encoding"]["y"].get("field") == "the_paper")
+    marked = {(one["class_name"], one["layer"]): one["the_paper"] for one in drawn["datasets"][dashes["data"]["name"]]}
+    assert marked == {(k, layer): DECODERS[k][n] for k in DECODERS for n, layer in enumerate(("conv1", "conv2"))}
+    assert "Dashes: the paper's own numbers" in figure.caption
     of_seven = pick(rows, quantity="decoder_raw_error", condition="trained", layer="conv1", class_name="7")
     first = pick(of_seven, seed=0)["value"].item()
     unknown = pick(of_seven, group="unknown")["value"]
