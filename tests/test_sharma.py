@@ -623,6 +623,8 @@ def test_the_deep_net_may_have_weights_of_the_users_own(tmp_path: Path) -> None:
 def test_a_shallower_deep_net_is_inverted_to_its_last_layer_below_the_head(ten: DataSet, tmp_path: Path) -> None:
     made = design(Request(ten, deep=given_net(weights_of("lenet5relu", (1, 32, 32), tmp_path / "w.safetensors"))))
     assert made.deep_at == (1, 2, 3)
+    nets = {look.nets for look in measurements(made) if look.what == "inversion_given"}
+    assert nets == {("sharma", "lenet5relu")}  # of which workers are told where their files lie
     assert design(Request(ten)).deep_at == (1, 2, 16)
 
 
