@@ -2,31 +2,39 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from layerwise.api import study
 from layerwise.costs import layer_parameters
 from layerwise.data import make, open_data
 from layerwise.data.dataset import DataSet
-from layerwise.errors import StudyError
+from layerwise.errors import LayersError, StudyError
 from layerwise.feed import scaled
 from layerwise.layers import layers
 from layerwise.measure import Bench
 from layerwise.nets import architecture, build
 from layerwise.outputs import Study, figures
+from layerwise.probes.inversion import Search, invert
 from layerwise.report.page import spec
+from layerwise.report.strip import Known
 from layerwise.report.study import part
+from layerwise.report.transfer_strip import strip
 from layerwise.rows import frame, pick
 from layerwise.run import Run, key
 from layerwise.start import begin
 from layerwise.store import Store
+from layerwise.studies import STUDIES, study_module
+from layerwise.studies.given_net import given_net
 from layerwise.studies.request import Request
+from layerwise.studies.results import Result
 from layerwise.studies.sharma import claims, design, draws, measurements, remarks, runs, words
-from layerwise.studies.sharma_claims import DECODERS, INVERSIONS
+from layerwise.studies.sharma_claims import DECODERS, DEEP, INVERSIONS
 from layerwise.studies.sharma_design import SCALES, Scale
 from layerwise.studies.sharma_measures import PIXELS, seen
 from layerwise.studies.sharma_retraining import CEILING, OVER, PREDICTORS, WITHIN, correlations, flagged, gains
@@ -426,6 +434,73 @@ def test_figures_show_what_is_in_the_rows(small: tuple[Study, Path]) -> None:
     assert figures("sharma", frame([])) == ()
 
 
+def test_the_layer_strip_is_of_what_retraining_each_layer_gains() -> None:
+    """conv1 gains 10 points, conv2 loses 5, in each of five draws; of the other layer nothing was measured."""
+    table = {"none": 0.5, "conv1": 0.6, "conv2": 0.45, "all": 0.9}
+    rows = accuracy_rows(lambda what, digit, trial: table[what] + 0.001 * digit * trial, seeds=5)
+    rows += predictor_rows("decoder_normalised_error", lambda layer, digit: 0.2 if digit > 4 else 0.9, seeds=5)
+    rows = [{**row, "cluster": row["target_task"], "net": "sharma"} for row in [*rows, *gains(frame(rows))]]
+    sizes = [
+        {"net": "sharma", "layer": layer, "quantity": "parameters", "value": size}
+        for layer, size in (("conv1", 10), ("conv2", 20), ("conv3", 30), ("head", 40))
+    ]
+    found = strip(frame([*rows, *sizes]))
+    assert found is not None
+    assert [(tile.name, tile.deed.letters, tile.parameters) for tile in found.tiles] == [
+        ("conv1", "T", 10), ("conv2", "F", 20), ("conv3", "?", 30), ("head", "R", 40)
+    ]  # fmt: skip
+    general, lost = ([getattr(cell, "value", cell) for cell in lane.cells] for lane in found.lanes)
+    assert general == [pytest.approx(0.1), pytest.approx(-0.05), "unknown", "fresh"]
+    assert lost == [pytest.approx(0.2), pytest.approx(0.2), "unknown", "unknown"]
+    assert [lane.title for lane in found.lanes] == ["General", "Lost"]
+    assert found.interval == "Whiskers: 95 % intervals over draws of classes."
+    few = strip(frame([row for row in [*rows, *sizes] if row.get("seed", 0) == 0]))
+    assert few is not None
+    assert few.interval.endswith("They are given one source.")
+
+
+def finished(name: str, data: DataSet, **asked: Any) -> pd.DataFrame:
+    """The rows of a study's whole design, each net at an accuracy made up from its key."""
+    module = study_module(name)
+    made = module.design(Request(data, **asked))
+    ends = {run: 0.4 + 0.2 * int(key(run), 16) / 16**16 for run in module.runs(made)}
+    results = {
+        key(run): Result(key(run), tuple((step, "test", "accuracy", end) for step in range(0, run.steps + 1, 5)), 1, 1)
+        for run, end in ends.items()
+    }
+    measured = {
+        look.key: [
+            {"run_key": key(run), "class_name": str(k), "quantity": "class_accuracy", "value": ends[run] + 0.01 * k}
+            for run in look.runs for k in run.task.classes
+        ]
+        for look in module.measurements(made) if look.what == "accuracies"
+    }  # fmt: skip
+    rows: pd.DataFrame = module.table(made, results, measured)
+    return rows
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_a_layer_strip(name: str, tmp_path: Path) -> None:
+    """Bug: Sharma's rows had no sizes of layers, and its report had no strip."""
+    data, asked = digits_like(), {"seeds": 2}
+    if name == "grand":
+        data = make(
+            "grey", np.zeros((20 * 30, 1, 40, 40), np.uint8), np.repeat(range(20), 30), list(map(str, range(20)))
+        )
+        asked = {}
+    if name == "hierarchy":
+        (data, _), asked = open_data("stimuli:40:0", tmp_path), {"shots": (5,)}
+    if name == "yosinski":
+        data = make("colour", data.images.repeat(3, axis=1), data.labels, list(data.class_names))
+    rows = finished(name, data, **asked)
+    found = strip(rows)
+    assert found is not None
+    net = pick(rows, quantity="parameters")["net"].iloc[0]
+    sizes = layer_parameters(net, data.images.shape[1:], 5)
+    assert [tile.name for tile in found.tiles] == list(sizes)
+    assert any(isinstance(cell, Known) for lane in found.lanes for cell in lane.cells)
+
+
 def test_every_claim_has_a_figure_that_names_it(small: tuple[Study, Path]) -> None:
     """Bug: nothing showed S5, and the scoreboard's link led to the study."""
     links = {shown.claim["id"]: shown.link for shown in part(small[0].contents).claims}
@@ -436,7 +511,9 @@ def test_every_claim_has_a_figure_that_names_it(small: tuple[Study, Path]) -> No
 def test_tables_are_laid_out_like_the_papers(small: tuple[Study, Path]) -> None:
     """Digit, layer 1, layer 2, layer 2 untrained: its ten lines are those of the first draw, 0-4 known and 5-9 not."""
     rows = small[0].rows
-    made = {figure.title: figure.table for figure in figures("sharma", rows)}
+    every = {figure.title: figure for figure in figures("sharma", rows)}
+    made = {title: figure.table for title, figure in every.items()}
+    figure = every["The decoder's error for each class"]
     lines = [[digit, "known" if digit in "01234" else "unknown"] for digit in "0123456789"]
     inverted = made["Images found by inversion of sharma, for each class"]
     titles = ["conv1", "conv2", "conv2 untrained"]
@@ -457,6 +534,11 @@ def test_tables_are_laid_out_like_the_papers(small: tuple[Study, Path]) -> None:
     assert decoded["conv2"].notna().tolist() == [True] * 10 + [False] * (len(decoded) - 10)
     at = decoded.set_index(["class_name", "group"])
     assert at.loc[("8", "unknown"), ["paper conv1", "paper conv2"]].tolist() == list(DECODERS["8"])
+    drawn = figure.chart.to_dict()
+    (dashes,) = (layer for layer in drawn["layer"] if layer["encoding"]["y"].get("field") == "the_paper")
+    marked = {(one["class_name"], one["layer"]): one["the_paper"] for one in drawn["datasets"][dashes["data"]["name"]]}
+    assert marked == {(k, layer): DECODERS[k][n] for k in DECODERS for n, layer in enumerate(("conv1", "conv2"))}
+    assert "Dashes: the paper's own numbers" in figure.caption
     of_seven = pick(rows, quantity="decoder_raw_error", condition="trained", layer="conv1", class_name="7")
     first = pick(of_seven, seed=0)["value"].item()
     unknown = pick(of_seven, group="unknown")["value"]
@@ -490,6 +572,78 @@ def test_sources_that_did_not_learn_are_said(ten: DataSet) -> None:
 
 
 # ---------------------------------------------------------------- the deep net
+
+
+def weights_of(net: str, shape: tuple[int, int, int], path: Path) -> str:
+    """The net with a file of weights, as a user writes it."""
+    save_file(build(net, shape, 7, 5).state_dict(), path)
+    return f"{net}@{path}"
+
+
+def test_the_deep_net_may_have_weights_of_the_users_own(tmp_path: Path) -> None:
+    """The trained side is the file's net, here for colour images; what else is run, and its keys, are as without it."""
+    deep = weights_of("resnet20", (3, 32, 32), tmp_path / "mine.safetensors")
+    options = {"experiments": "inversion", "seeds": 1, "store": tmp_path / "store", "executor": "serial", "quiet": True}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "demo", TINY)
+        plain = study("sharma", dry_run=True, **options)
+        found = study("sharma", deep=deep, **options)
+        again = study("sharma", deep=deep, **options)
+        data, _ = open_data("digits", tmp_path / "store" / "data", resize=32)
+        source = next(draws(design(Request(data, experiments="inversion", seeds=1)))).source
+    assert isinstance(plain, Study)
+    assert isinstance(found, Study)
+    assert found.failures == ()
+    assert again.rows.equals(found.rows)
+    assert [run["net"] for run in found.plan["runs"]] == ["sharma"]
+    assert {run["key"] for run in found.plan["runs"]} < {run["key"] for run in plain.plan["runs"]}
+    rows = pick(found.rows, experiment=DEEP, quantity="inversion_image_error")
+    assert set(rows["net"]) == {"resnet20@mine.safetensors"}
+    assert rows["layer"].nunique() == 3
+    bench = Bench(Store(tmp_path / "store"), data)
+    here = seen(bench, source, "5,6,7,8,9", 1, "resnet20", 3)
+    assert here.images.shape == (10, 3, 32, 32)
+    for condition, drawn in (("trained", 5), ("untrained", source.seed)):
+        net = build("resnet20", (3, 32, 32), 7, drawn).eval()
+        kind = architecture("resnet20")
+        (one,) = invert(
+            net, layers(net, here.images), here.images, mean=kind.mean, std=kind.std, at=[16], search=Search(2, seed=0)
+        )
+        mine = pick(rows, condition=condition, layer=one.layer).set_index("class_name")["value"].astype(float)
+        wanted = [one.image_error[here.labels == int(name)].mean().item() for name in mine.index]
+        assert mine.tolist() == pytest.approx(wanted, rel=1e-4)
+    claim = next(claim for claim in found.claims if claim.id == "S2 deep")
+    assert (claim.estimate is not None, claim.given) == (True, "given one source and one deep net's own weights")
+    (note,) = (note for note in found.plan["notes"] if note.startswith("deep net: "))
+    assert note.startswith("deep net: resnet20@mine.safetensors with its own weights (SHA-256 ")
+    (note,) = (note for note in plain.plan["notes"] if note.startswith("deep net: "))
+    assert note.startswith("deep net: vgg19narrow, a smaller one trained here on the known classes, in the place of")
+
+
+def test_a_shallower_deep_net_is_inverted_to_its_last_layer_below_the_head(ten: DataSet, tmp_path: Path) -> None:
+    made = design(Request(ten, deep=given_net(weights_of("lenet5relu", (1, 32, 32), tmp_path / "w.safetensors"))))
+    assert made.deep_at == (1, 2, 3)
+    nets = {look.nets for look in measurements(made) if look.what == "inversion_given"}
+    assert nets == {("sharma", "lenet5relu")}  # of which workers are told where their files lie
+    assert design(Request(ten)).deep_at == (1, 2, 16)
+
+
+def test_a_deep_net_that_does_not_go_is_refused(ten: DataSet, tmp_path: Path) -> None:
+    deep, store = weights_of("lenet5relu", (1, 32, 32), tmp_path / "w.safetensors"), tmp_path / "store"
+    for name in ("gutstein", "yosinski", "grand", "hierarchy", "all"):
+        with pytest.raises(StudyError, match=r"^--deep .* is for the study sharma alone; run: layerwise study sharma"):
+            study(name, deep=deep, store=store)
+    with pytest.raises(StudyError, match=r"^--deep lenet5relu has no weights; write lenet5relu@FILE, or leave it out"):
+        given_net("lenet5relu")
+    with pytest.raises(StudyError, match=r"^--deep is for the experiment 'inversion', which --experiments leaves out"):
+        design(Request(ten, deep=given_net(deep), experiments="embedding"))
+    colour = make("colour", ten.images.repeat(3, axis=1), ten.labels, list(ten.class_names))
+    with pytest.raises(LayersError, match=r"^weights '.*' are for grey images, and these are in colour; pass --grey$"):
+        design(Request(colour, net="small8", deep=given_net(deep)))
+    other = tmp_path / "other.safetensors"
+    save_file({"strange": torch.zeros(3)}, other)
+    with pytest.raises(LayersError, match=r"^weights 'vgg19narrow@other.safetensors' do not fit net 'vgg19narrow': "):
+        design(Request(ten, deep=given_net(f"vgg19narrow@{other}")))
 
 
 def test_vgg19s_layers_an_eighth_as_wide() -> None:

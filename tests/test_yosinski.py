@@ -20,8 +20,9 @@ from layerwise.feed import batches
 from layerwise.layers import layers
 from layerwise.nets import build
 from layerwise.report.costs import costs_of
+from layerwise.report.figures import Figure
 from layerwise.report.transfer_strip import strip
-from layerwise.report.yosinski import figures
+from layerwise.report.yosinski import PAPERS_GAINS, figures
 from layerwise.rows import frame, pick
 from layerwise.run import Run, key
 from layerwise.start import begin
@@ -568,6 +569,25 @@ def test_the_words_carry_the_numbers() -> None:
 # ---------------------------------------------------------------- rows and figures
 
 
+def overlaid(figure: Figure) -> bool:
+    """Is the paper's own curve drawn dashed, with its numbers among the chart's data?"""
+    drawn = figure.chart.to_dict()
+    dashed = [layer for layer in drawn["layer"] if layer["encoding"].get("y", {}).get("field") == "the_paper"]
+    values = [row["the_paper"] for layer in dashed for row in drawn["datasets"][layer["data"]["name"]]]
+    assert all("strokeDash" in layer["mark"] for layer in dashed)
+    return bool(values) and None not in values
+
+
+def test_the_papers_gains_are_those_of_the_authors_nets() -> None:
+    """Each of their tuned nets minus the base of its own half, as our figure makes it of their rows."""
+    rows = of_the_authors()[0]
+    gains = {figure.title: figure for figure in figures(rows)}["Where tuning begins, and what it gains"].table
+    for condition, published in PAPERS_GAINS.items():
+        mine = gains[gains["begin"].str.contains(condition, regex=False)].sort_values("n")
+        assert mine["gain"].tolist() == pytest.approx(published, abs=0.0006)
+        assert mine["the_paper"].tolist() == list(published)
+
+
 def test_figures_are_drawn_from_the_rows() -> None:
     rows = made_up(made_of_two_causes)
     drawn = {figure.title: figure for figure in figures(rows)}
@@ -589,8 +609,13 @@ def test_figures_are_drawn_from_the_rows() -> None:
     assert papers["co-adaptation (base - BnB)", 5] == pytest.approx(0.031)  # by hand: 0.625 - 0.594
     assert papers["specificity (BnB - AnB)", 7] == pytest.approx(0.080)
     assert "Dashed: the paper's own nets" in causes.caption
-    gains = drawn["Where tuning begins, and what it gains"].table.set_index(["begin", "n"])["gain"]
-    assert gains["trained on A (AnB+)", 3] == pytest.approx(0.03, abs=0.0003)
+    tuned = drawn["Where tuning begins, and what it gains"]
+    assert tuned.table.set_index(["begin", "n"])["gain"]["trained on A (AnB+)", 3] == pytest.approx(0.03, abs=0.0003)
+    for figure in (causes, drawn["Distant tasks and random filters"], tuned):
+        assert "Dashed: the paper's own nets" in figure.caption
+        assert overlaid(figure), figure.title
+    other = {figure.title: figure for figure in figures(made_up(made_of_two_causes).query("layer != 'l7'"))}
+    assert not any(overlaid(figure) or "the_paper" in figure.table for figure in other.values())  # seven layers
     assert len(drawn) == 4
     assert {claim.id.partition(" ")[0] for claim in claims(rows)} == {c for f in drawn.values() for c in f.claims}
     assert figures(rows[rows["run_key"].isna()]) == ()

@@ -35,6 +35,7 @@ from layerwise.rows import frame
 from layerwise.run import Run, key
 from layerwise.store import Record, Store
 from layerwise.studies import study_module
+from layerwise.studies.given_net import given_net
 from layerwise.studies.request import Request, without_weights
 from layerwise.studies.results import Result
 
@@ -48,6 +49,7 @@ def study(
     *,
     data: str | None = None,
     net: str | None = None,
+    deep: str | None = None,
     experiments: str | None = None,
     scale: str = "demo",
     seeds: int | None = None,
@@ -93,6 +95,8 @@ def study(
     """
     asked = {k: v for k, v in locals().items() if k not in {"command", "quiet", "dry_run"} and v not in (None, "")}
     told = command_of(command, asked)
+    if deep and (name == EVERY or not getattr(study_module(name), "TAKES_DEEP", False)):
+        raise StudyError(f"--deep {deep} is for the study sharma alone; run: layerwise study sharma --deep {deep}")
     if name == EVERY:
         one = partial(study, dry_run=dry_run, quiet=quiet, command=command)
         return every(one, asked, Quiet() if quiet else Terminal(), dry_run=dry_run, command=told)
@@ -109,6 +113,7 @@ def study(
     request = Request(
         opened, net, scale, seeds, trials, None if shots is None else tuple(shots), steps, source_steps, classes, known,
         split, hold_out, precision, channels_last, experiments, augment, images.group_column,
+        given_net(deep) if deep else None,
     )  # fmt: skip
     design = module.design(request)
     wanted, looks = module.runs(design), module.measurements(design)
@@ -120,6 +125,8 @@ def study(
         listener.say(f"Note: {note}")
     if dry_run:
         return Study(name, frame([]), (), contents(job, job.plan(), [*opened.notes, *design.notes], told))
+    if request.deep:
+        shelf.put_weights(request.deep.content)
     found = _done(name, design, job, looks, told)
     if out is not None:
         found.save(out)

@@ -51,6 +51,11 @@ class Measurement:
         """Sixteen hex digits that name it, as `layerwise.run.key` names a run."""
         return key_of(canonical([self.study, self.what, [key(run) for run in self.runs], sorted(self.options)]))
 
+    @property
+    def nets(self) -> tuple[str, ...]:
+        """The nets that it builds: those of its runs, and what an option `net` names."""
+        return *(run.net for run in self.runs), *(str(value) for name, value in self.options if name == "net")
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -124,7 +129,7 @@ def _made(
             yield from ((one, _make(bench, one)) for one in missing)
         return
     waiting, left, died = deque(missing), len(missing), set[str]()
-    told = store.folder.absolute(), data.absolute(), places(run.net for one in missing for run in one.runs)
+    told = store.folder.absolute(), data.absolute(), places(net for one in missing for net in one.nets)
     with hired(min(processes, left), _begin, *told) as hands:
         while left:
             for hand in hands.idle:

@@ -118,6 +118,15 @@ def study(
         str | None,
         _design(metavar="NET", help="See `layerwise nets`.  [default: the paper's own]", autocompletion=net_names),
     ] = None,
+    deep: Annotated[
+        str | None,
+        _design(
+            metavar="NET@FILE",
+            help="Of `sharma`: the deep net that is inverted beside its own, with weights such as VGG-19's: "
+            "torchvision:vgg19@pretrained.  [default: a smaller one, trained here]",
+            autocompletion=net_names,
+        ),
+    ] = None,
     seeds: Annotated[
         int | None,
         _design(metavar="K", parser=whole, help="Independent class splits, each with its own source net."),
@@ -193,7 +202,7 @@ def study(
         from layerwise import api
 
         found = api.study(
-            name, data=data, net=net, experiments=experiments, scale=scale,
+            name, data=data, net=net, deep=deep, experiments=experiments, scale=scale,
             seeds=seeds, trials=trials, shots=numbers("--shots", shots),
             steps=steps, source_steps=source_steps, classes=classes, known=known, split=split, hold_out=hold_out,
             resize=resize, grey=grey, skip_unreadable=skip_unreadable, groups=groups,

@@ -67,6 +67,24 @@ def _with_papers(table: pd.DataFrame, papers: Mapping[str, tuple[float, ...]], t
     return table
 
 
+def _beside_papers(chart: alt.LayerChart, table: pd.DataFrame, order: list[str]) -> alt.LayerChart:
+    """The chart with the columns of the paper's numbers as dashes of the layers' colours."""
+    titles = {f"paper {layer}": layer for layer in order}
+    papers = table[["class_name", *titles]].rename(columns=titles)
+    papers = plain(papers.melt("class_name", var_name="layer", value_name="the_paper").dropna(subset=["the_paper"]))
+    first = chart.layer[0].encoding
+    dashes = alt.Chart(papers).mark_tick(orient="horizontal", thickness=2, size=26).encode(
+        x=first.x,
+        y=alt.Y(field="the_paper", type="quantitative").scale(zero=False),
+        color=first.color,
+        tooltip=[
+            *(alt.Tooltip(field=field, type="nominal") for field in ("class_name", "layer")),
+            alt.Tooltip(field="the_paper", type="quantitative", format=".4~g", title="the paper"),
+        ],
+    )  # fmt: skip
+    return chart + dashes
+
+
 def _by_class(found: pd.DataFrame, y: str, y_title: str) -> alt.LayerChart:
     """Means over draws of the trained net's values: classes side by side, a colour a layer, a shape a group."""
     order = list(dict.fromkeys(found["layer"].tolist()))
@@ -87,14 +105,20 @@ def _decoders(rows: pd.DataFrame) -> Iterator[Figure]:
         if found.empty:
             continue
         order = layers_of(found)
-        table = pivoted(found, {layer: (layer, "trained") for layer in order})
-        if quantity == "decoder_raw_error" and len(order) == 2:
-            table = _with_papers(table, DECODERS, order)
+        table, chart = pivoted(found, {layer: (layer, "trained") for layer in order}), _by_class(found, "error", told)
         caption = (
             "Decoders learn the known classes only. Circles: the class is known; triangles: it is unknown. Means over "
-            "the draws in which it is either." + TABLE
+            "the draws in which it is either."
         )
-        yield Figure(title, caption, _by_class(found, "error", told), table, "inside", claims=("S3",))
+        if quantity == "decoder_raw_error" and len(order) == 2:
+            table = _with_papers(table, DECODERS, order)
+            if any(str(name).startswith("paper ") for name in table):
+                chart = _beside_papers(chart, table, order)
+                caption += (
+                    " Dashes: the paper's own numbers, of one draw; it names no unit, and they are as large as squared "
+                    "pixels an image are."
+                )
+        yield Figure(title, caption + TABLE, chart, table, "inside", claims=("S3",))
 
 
 def _inversions(rows: pd.DataFrame) -> Iterator[Figure]:

@@ -1,4 +1,7 @@
-"""The layer strip of a study, from its rows: what copying a layer with all below it does to test accuracy."""
+"""The layer strip of a study, from its rows: what copying a layer with all below it does to test accuracy.
+
+Where layers were not copied from below, it is of what one layer does alone: copied too, or retrained.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,10 +11,12 @@ import pandas as pd
 from layerwise.report.strip import FRAGILE, GENERAL, SPECIFIC, UNKNOWN, Deed, Known, Lane, Strip, tiles
 from layerwise.report.summary import GIVEN, NET, changes, ends, over_clusters
 from layerwise.report.words import counted
+from layerwise.rows import pick
 from layerwise.studies.yosinski_claims import CAUSES, losses
 
 COPIED_THEN_FRESH = r"{letter}*\d*\*?R*\d*\*?"  # F3R5, F*R, R8, FFRR: other treatments keep layers in other ways
 PAIR = ["target_task", "source_task", "seed", "trial"]  # with what was done, one net of several from one source
+LOST = "decoder_normalised_error"
 LETTERS = {"F": "frozen", "T": "tuned"}
 RULE = (
     "Freeze: copied from another task with all layers below it and frozen, it gains test accuracy against a net that "
@@ -22,13 +27,18 @@ OF_LESIONS = (
     "Tune: copied and tuned, as all others are, it gains test accuracy against being fresh (95 % interval above 0). "
     "Fresh: it loses. Else unknown."
 )
+OF_RETRAINING = (
+    "Tune: it gains test accuracy if it alone is retrained, all others copied and frozen (95 % interval above 0). "
+    "Freeze: it loses. Fresh: it always was. Else unknown."
+)
 INTERVAL = "Whiskers: 95 % intervals."
 
 
 def strip(rows: pd.DataFrame) -> Strip | None:
-    """The strip of nets with the lowest n layers copied, at the fewest and the most samples per class, or of lesions.
+    """The strip of nets with the lowest n layers copied, at the fewest and the most samples per class.
 
-    Null without layer rows, and where n alone does not say what was done.
+    Else of layers that were retrained each alone, or of lesions. Null without layer rows, and where n alone does not
+    say what was done.
     """
     sizes = rows[rows["run_key"].isna() & rows["layer"].notna() & (rows["quantity"] == "parameters")]
     if sizes.empty:
@@ -41,7 +51,7 @@ def strip(rows: pd.DataFrame) -> Strip | None:
     parameters = [int(size) for size in sizes["value"]]
     copied = {letter: _copied(rows, letter) for letter in LETTERS}
     if copied["F"].empty:
-        return _of_lesions(rows, names, parameters)
+        return _of_retraining(rows, names, parameters) or _of_lesions(rows, names, parameters)
     few = int(copied["F"]["shots"].min())
     lanes = [*_general(copied, len(names)), *_causes(rows, len(names))]
     deeds = [_deed(copied, few, n, len(names)) for n in range(1, len(names) + 1)]
@@ -125,11 +135,45 @@ def _lesioned(rows: pd.DataFrame, depth: int) -> pd.DataFrame:
     return over_clusters(gains, ["n"], "category")
 
 
-def _of_gain(cell: Known | str) -> Deed:
-    """What OF_LESIONS says."""
+def _of_retraining(rows: pd.DataFrame, names: Sequence[str], parameters: Sequence[int]) -> Strip | None:
+    """The strip of nets that are copied and frozen but for one layer; null without a gain or a decoder."""
+    gained = _by_layer(pick(rows, quantity="gain"), names)
+    lost = _by_layer(pick(rows, quantity=LOST, condition="trained", group="unknown"), names)
+    if gained.empty and lost.empty:
+        return None
+    lanes = (
+        Lane(
+            GENERAL,
+            "gained by retraining it alone for unknown classes, all others frozen: the less, the more general",
+            _cells(gained, len(names), "fresh"),
+            more_is_worse=True,
+        ),
+        Lane(
+            "Lost",
+            "what decoders that learnt the known classes cannot draw from it, of what differs in an unknown one",
+            _cells(lost, len(names), UNKNOWN),
+            "percent",
+            more_is_worse=True,
+        ),
+    )
+    deeds = [Deed("R") if cell == "fresh" else _of_gain(cell, "F") for cell in lanes[0].cells]
+    interval = f"{INTERVAL[:-1]} over draws of classes."
+    if pd.concat([gained, lost])["clusters"].max() == 1:
+        interval = f"{INTERVAL} They are {GIVEN}."
+    return Strip(tiles(names, deeds, parameters), lanes, OF_RETRAINING, interval)
+
+
+def _by_layer(values: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Means over draws of what is measured of single layers: n, mean, low, high, clusters."""
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    return over_clusters(values.assign(n=values["layer"].map(numbers)).dropna(subset=["n"]), ["n"], "draw")
+
+
+def _of_gain(cell: Known | str, otherwise: str = "R") -> Deed:
+    """What OF_LESIONS and OF_RETRAINING say; `otherwise` is for a layer that loses."""
     if isinstance(cell, str) or cell.low is None or cell.high is None:
         return Deed("?")
-    return Deed("T" if cell.low > 0 else "R" if cell.high < 0 else "?")
+    return Deed("T" if cell.low > 0 else otherwise if cell.high < 0 else "?")
 
 
 def _cells(table: pd.DataFrame, depth: int, last: str) -> tuple[Known | str, ...]:

@@ -24,6 +24,10 @@ PAPERS = {
     "man-made": (0.539, 0.521, 0.501, 0.462, 0.410, 0.374, 0.291),
     "random filters": (0.492, 0.403, 0.001, 0.019, 0.050, 0.015, 0.015),
 }
+PAPERS_GAINS = {  # of tuned nets, one or two a cut, each minus the base of its own half
+    "AnB+": (0.003, 0.006, 0.013, 0.010, 0.011, 0.012, 0.012),
+    "BnB+": (0.003, 0.006, 0.012, 0.014, 0.011, 0.009, 0.012),
+}
 PAPERS_CHANCE = {"AnB": 1 / 500, "natural": 1 / 449, "man-made": 1 / 551, "random filters": 1 / 1000}
 PAPERS_DEPTH = 8  # layers: nets of others have no n in common with it
 DASHED = "Dashed: the paper's own nets (eight layers, ImageNet). "
@@ -108,6 +112,12 @@ def _papers_kept(n: int, group: str) -> float | None:
         for name, base in zip(names, bases, strict=True)
     ]
     return sum(kept) / len(kept)
+
+
+def _papers_gains(n: int, begin: str) -> float | None:
+    """What the paper's nets gained where n layers were copied and tuned, by what they were copied from."""
+    names = [name for name in PAPERS_GAINS if f"({name})" in begin]
+    return PAPERS_GAINS[names[0]][n - 1] if names and 1 <= n <= len(PAPERS_GAINS[names[0]]) else None
 
 
 def _with_papers(
@@ -226,7 +236,8 @@ def _gains(nets: Nets, layers: Sequence[str]) -> Figure | None:
         "Every layer is trained; only where the first n begin differs. Each net minus the base of its own half: above "
         "0 the beginning helps. "
     )
-    return Figure("Where tuning begins, and what it gains", caption + _basis(table), chart, table)
+    chart, table, dashed = _with_papers(chart, table, "begin", _papers_gains, len(layers))
+    return Figure("Where tuning begins, and what it gains", caption + dashed + _basis(table), chart, table)
 
 
 def _samples(rows: pd.DataFrame) -> Figure | None:

@@ -3,6 +3,7 @@
 TITLE, EXPERIMENTS                 what it is called; the experiments that it consists of, by name, a sentence each
 DATA, RESIZE, GREY                 the images that it takes where none are asked for, and how it wants any images;
                                    ANY_DATA = False where it takes no others
+TAKES_DEEP                         True where it looks at a net with weights of the user's own too (`--deep`)
 MEASURES                           the functions that its measurements name
 design(request)                    what exactly is run: the request fitted to the data, with notes on it
 runs(design)                       the runs wanted

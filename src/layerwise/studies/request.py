@@ -12,6 +12,7 @@ from layerwise.data.dataset import COPIES, DataSet
 from layerwise.data.folder import natural
 from layerwise.errors import DataError, StudyError, unknown
 from layerwise.randomness import generator
+from layerwise.studies.given_net import GivenNet
 from layerwise.tasks import TEST, TRAIN, UNUSED, Parts, choose_classes, part, split_classes
 
 GROUP_COLUMNS = ("writer", "group")  # columns whose values are kept on one side without being asked
@@ -40,6 +41,7 @@ class Request:
     experiments: str | None = None  # which of the study's, such as levels,partial
     augment: str = ""  # of all recipes, such as crop:4,flip
     groups: str | None = None  # a column whose values are kept on one side of train and test
+    deep: GivenNet | None = None  # beside the nets that are trained, in a study that looks at one
 
     def __post_init__(self) -> None:
         check_kornia(Augmentation.parse(self.augment))

@@ -25,6 +25,7 @@ from layerwise.costs import layer_parameters
 from layerwise.measure import Measurement, Option, Row
 from layerwise.rows import final, frame, pick
 from layerwise.run import Recipe, Run, key
+from layerwise.studies.given_net import GivenNet
 from layerwise.studies.request import Request
 from layerwise.studies.results import Result, rows_of
 from layerwise.studies.sharma_claims import DEEP as INVERSION_OF_DEEP
@@ -40,9 +41,9 @@ __all__ = [
     "EXPERIMENTS", "MEASURES", "TITLE", "claims", "design", "draws", "measurements", "remarks", "runs", "table", "words"
 ]  # fmt: skip
 
+TAKES_DEEP = True
 TITLE = "Which layers must be retrained for unknown classes? Sharma, with Cottrell: better techniques for transfer"
 DATA, RESIZE, GREY = "digits", 32, False
-DEEP_LAYERS = (1, 2, 16)  # the paper's, of VGG-19
 RATE = 0.02  # of all nets
 TRIAL_STRIDE = 1_000  # between the seeds of a source's trials, so that asking for more of them renames none
 LEARNT = 0.9  # of its test images: a source below it does not know its classes
@@ -55,7 +56,7 @@ class Draw:
     seed: int
     unknown: Task  # with the samples of the first trial
     source: Run
-    deep: Run
+    deep: Run | None  # null where the deep net has weights of the user's own
     targets: tuple[tuple[Run, int, str], ...]  # with the trial, and what is retrained: a layer's name, ALL or NONE
 
 
@@ -77,7 +78,7 @@ def draws(design: Design) -> Iterator[Draw]:
                 recipe = _recipe(request, scale.steps)
                 run = Run(design.net, task, treatment.resolve(depth), source, (recipe,), drawn)
                 targets.append((run, trial, what))
-        deep = _source(design, design.deep, learnt, scale.deep_steps)
+        deep = _source(design, design.deep, learnt, scale.deep_steps) if isinstance(design.deep, str) else None
         yield Draw(seed, replace(learnt, classes=unknown), source, deep, tuple(targets))
 
 
@@ -106,7 +107,7 @@ def measurements(design: Design) -> list[Measurement]:
 def looks(design: Design, draw: Draw) -> Iterator[tuple[str, Measurement]]:
     """The measurements of a draw by experiment; decoders are for their own and to predict gains."""
     scale, wanted = design.scale, set(design.experiments)
-    at, deep_at = (",".join(map(str, numbers)) for numbers in (design.at, DEEP_LAYERS))
+    at, deep_at = (",".join(map(str, numbers)) for numbers in (design.at, design.deep_at))
     unknown = ",".join(map(str, draw.unknown.classes))
 
     def look(what: str, *looked_at: Run, **options: Option) -> Measurement:
@@ -115,10 +116,16 @@ def looks(design: Design, draw: Draw) -> Iterator[tuple[str, Measurement]]:
     if "embedding" in wanted:
         yield "embedding", look("embedding", draw.source, images=scale.looked_at, at=at, pictured=draw.seed == 0)
     if "inversion" in wanted and draw.seed < scale.inverted_seeds:
-        for name, run, where in (("inversion", draw.source, at), (INVERSION_OF_DEEP, draw.deep, deep_at)):
-            yield name, look("inversion", run, images=scale.inverted, at=where, steps=scale.descent)
+        how: dict[str, Option] = {"images": scale.inverted, "steps": scale.descent}
+        yield "inversion", look("inversion", draw.source, at=at, **how)
+        if isinstance(design.deep, str):
+            assert draw.deep
+            yield INVERSION_OF_DEEP, look("inversion", draw.deep, at=deep_at, **how)
+        else:
+            how |= {"net": design.deep.net, "weights": design.deep.digest}
+            yield INVERSION_OF_DEEP, look("inversion_given", draw.source, at=deep_at, **how)
     if wanted & {"decoders", "retraining"}:
-        how: dict[str, Option] = {"decoders": scale.decoders, "steps": scale.decoder_steps}
+        how = {"decoders": scale.decoders, "steps": scale.decoder_steps}
         yield "decoders", look("decoders", draw.source, images=scale.looked_at, at=at, **how)
     if "retraining" in wanted:
         frozen = next(run for run, _, what in draw.targets if what == NONE)
@@ -127,26 +134,30 @@ def looks(design: Design, draw: Draw) -> Iterator[tuple[str, Measurement]]:
 
 
 def table(design: Design, results: Mapping[str, Result], measured: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
-    """The rows: learning curves and costs, what was measured, and from these gains and rank correlations."""
+    """The rows: learning curves and costs, what was measured, gains and rank correlations from these, layers' sizes."""
     rows: list[Row] = []
     for draw in draws(design):
         of_draw = {"seed": draw.seed, "source_task": draw.source.task.name, "target_task": draw.unknown.name}
         told: dict[str, Row] = {}
-        for run, trial, what in ((draw.source, None, None), (draw.deep, None, None), *draw.targets):
+        sources = [(run, None, None) for run in (draw.source, draw.deep) if run]
+        for run, trial, what in (*sources, *draw.targets):
             copied, experiment = (len(design.layers) - 1, "retraining") if run.source else (0, None)
             about = {"net": run.net, "trial": trial, "condition": what, "seed": draw.seed, "experiment": experiment}
             told[key(run)] = {**about, "shots": run.task.shots}
             if result := results.get(key(run)):
                 rows.extend(rows_of(run, result, n=copied, **about))
         for experiment, look in looks(design, draw):
+            given = design.deep if experiment == INVERSION_OF_DEEP and isinstance(design.deep, GivenNet) else None
+            of_net = {"net": given.called} if given else {}
             for row in measured.get(look.key, ()):
-                rows.append({**of_draw, **told[row["run_key"]], "experiment": experiment, **row})
+                rows.append({**of_draw, **told[row["run_key"]], "experiment": experiment, **of_net, **row})
     rows += gains(frame(rows))
     rows += correlations(frame(rows))
     clusters = {draw.seed: draw.unknown.name for draw in draws(design)}
     rows = [{**row, "cluster": clusters[row["seed"]]} for row in rows]
     common = {"study": "sharma", "net": design.net, "data": design.request.data.name}
-    return frame({**common, **row} for row in rows)
+    sizes = [{"layer": layer, "quantity": "parameters", "value": size} for layer, size in design.sizes.items()]
+    return frame({**common, **row} for row in rows + sizes)
 
 
 def remarks(design: Design, rows: pd.DataFrame) -> list[str]:

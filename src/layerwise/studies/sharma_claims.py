@@ -29,6 +29,7 @@ INVERSIONS = {  # its experiment 2: error at layer 1, at layer 2, and at layer 2
     "8": (8119.54541016, 10832.08398438, 11293.93554688), "9": (6839.11328125, 9510.26074219, 10074.81542969),
 }  # fmt: skip
 DEEP = "inversion of a deep net"  # as an experiment
+GIVEN = "one deep net's own weights"  # where the user brought them: all draws have them in common
 PIXELS = "pixels"  # in place of a layer
 SQUARED, CORRELATION = "squared pixels an image", "rank correlation"
 MINUS = "\N{MINUS SIGN}"
@@ -108,6 +109,7 @@ def _inversion(rows: pd.DataFrame) -> list[Claim]:
             f"{share}, at {_last(deep)}",
             _relative(grid(rows, ["condition"], **about, experiment=DEEP, layer=deep), "untrained", "trained"),
             {**about, "experiment": DEEP, "layer": deep},
+            given=GIVEN if pick(rows, experiment=DEEP)["net"].str.contains("@").any() else "",
         ),
     ]
 
@@ -224,6 +226,7 @@ def _claim(
     *,
     kind: Kind = "direction",
     pairs: int = 1,
+    given: str = "",
 ) -> Claim:
     name, _, says = stated.partition(": ")
     stated_claim = replace(unmeasured(name, PAPER, says, quantity, unit, "draw"), published=published)
@@ -231,6 +234,9 @@ def _claim(
         return decide(stated_claim, kind, None, pairs)
     drawn = contrast.dropna().astype(float).rename("value").to_frame().assign(trial=0).set_index("trial", append=True)
     claim = decide(stated_claim, kind, drawn["value"], pairs)
+    if given:
+        given = f"{claim.given} and {given}" if claim.given else f"given {given}"
+        claim = replace(claim, given=given, rule=f"{claim.rule}; this interval is {given}")
     here = pick(rows, **used).set_index(DRAW)
     keys = here.loc[here.index.isin(contrast.dropna().index), ["run_key", "source_key"]].to_numpy().ravel()
     return replace(claim, rows=tuple(sorted({key for key in keys if isinstance(key, str)})))

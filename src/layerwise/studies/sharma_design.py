@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from layerwise.costs import layer_parameters
 from layerwise.errors import StudyError
+from layerwise.studies.given_net import GivenNet
 from layerwise.studies.request import Request, available, experiments, fit_parts, fit_shots, scaled, sides
 from layerwise.tasks import Parts, choose_classes
 
@@ -17,6 +18,7 @@ MOST_CLASSES = 5  # on each side
 PAPERS_CLASSES = 10  # of which the first five are known, in the first draw
 MOST_LAYERS = 6  # of a deep net: each is decoded and retrained
 DEEP = {1: "vgg19narrow", 3: "resnet20"}  # by channels of the images
+DEEP_LAYERS = (1, 2, 16)  # the paper's, of VGG-19
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,18 @@ class Design:
     request: Request
     experiments: tuple[str, ...]
     net: str
-    deep: str
-    layers: tuple[str, ...]  # of the net
+    deep: str | GivenNet  # trained here, or with weights of the user's own
+    deep_at: tuple[int, ...]  # numbers of its layers that are inverted
+    sizes: dict[str, int]  # parameters of each layer of the net
     at: tuple[int, ...]  # numbers of the layers in question: all but the head, or some of a deep net's
     scale: Scale
     parts: Parts
     notes: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the net's layers."""
+        return tuple(self.sizes)
 
 
 def design(request: Request) -> Design:
@@ -78,22 +86,42 @@ def design(request: Request) -> Design:
     scale = replace(scale, shots=shots, source_steps=request.source_steps or scale.source_steps, **fitted)
     net, shape = request.net or "sharma", request.data.images.shape[1:]
     known, unknown = classes(request, 0)
-    layers = tuple(layer_parameters(net, shape, len(known)))
-    if len(layers) < 3:
-        raise StudyError(f"net '{net}' has {len(layers)} layers; depth tells nothing under 2 beside the head")
+    sizes = layer_parameters(net, shape, len(known))
+    if len(sizes) < 3:
+        raise StudyError(f"net '{net}' has {len(sizes)} layers; depth tells nothing under 2 beside the head")
     notes.append(f"classes: {len(known)} known to the source; {len(unknown)} unknown, chance {1 / len(unknown):.0%}")
     if request.known and scale.seeds > 1:
         notes.append("known classes: those of --known for every seed; the seeds are not independent draws of classes")
-    deep = DEEP[shape[0]]
+    deep, deep_at, said = _deep(request, shape)
     if "inversion" in wanted:
-        notes.append(
-            f"deep net: {deep}, trained here on the known classes, in the place of VGG-19 with ImageNet's weights; for "
-            "weights of your own see `layerwise probe NET@FILE DATA --probes inversion`"
+        notes.append(said)
+    elif request.deep:
+        raise StudyError("--deep is for the experiment 'inversion', which --experiments leaves out; name it there")
+    at = _some(len(sizes) - 1)
+    if len(at) < len(sizes) - 1:
+        notes.append(f"layers: {len(at)} of the {len(sizes) - 1} below the head are looked at and retrained")
+    return Design(request, wanted, net, deep, deep_at, sizes, at, scale, parts, tuple(notes))
+
+
+def _deep(request: Request, shape: tuple[int, int, int]) -> tuple[str | GivenNet, tuple[int, ...], str]:
+    """The deep net, the numbers of its layers that are inverted, and a note on it; LayersError where it does not fit.
+
+    The layers are the paper's; of a net with fewer, the last one below the head in the place of those it lacks.
+    """
+    given = request.deep
+    if given is None:
+        ours = DEEP[shape[0]]
+        told = (
+            f"deep net: {ours}, a smaller one trained here on the known classes, in the place of VGG-19 with "
+            "ImageNet's weights; for weights of your own pass --deep NET@FILE"
         )
-    at = _some(len(layers) - 1)
-    if len(at) < len(layers) - 1:
-        notes.append(f"layers: {len(at)} of the {len(layers) - 1} below the head are looked at and retrained")
-    return Design(request, wanted, net, deep, layers, at, scale, parts, tuple(notes))
+        return ours, DEEP_LAYERS, told
+    last = given.depth(shape) - 1
+    told = (
+        f"deep net: {given.called} with its own weights (SHA-256 {given.digest[:16]}) on the trained side, the same "
+        "net fresh on the untrained one; it is one net in all draws, and which classes it knows is not known"
+    )
+    return given, tuple(dict.fromkeys(min(number, last) for number in DEEP_LAYERS)), told
 
 
 def _some(count: int) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from layerwise.probes.recovery import Case, Recovered, minus_untrained, recover
 from layerwise.probes.recovery import by_class as recovered_by_class
 from layerwise.probes.spread import ClassMeasures, class_measures
 from layerwise.run import Run, key
+from layerwise.studies.given_net import GivenNet
 from layerwise.studies.sharma_retraining import CLASS_ACCURACY
 from layerwise.tasks import examples
 
@@ -62,14 +63,20 @@ class Seen:
         return rows, self.labels[rows]
 
 
-def seen(bench: Bench, source: Run, unknown: str, most: int) -> Seen:
-    """At most so many images a class; `unknown` are the unknown classes' numbers, such as `5,6,7`."""
+def seen(bench: Bench, source: Run, unknown: str, most: int, net: str | None = None, channels: int = 1) -> Seen:
+    """At most so many images a class; `unknown` are the unknown classes' numbers, such as `5,6,7`.
+
+    They are as the source takes them, or another net, over whose channels grey ones are repeated.
+    """
     data, task, others = bench.data, source.task, tuple(map(int, unknown.split(",")))
     known = examples(task, data.labels, data.columns, data.class_names).test
     firsts = [known[data.labels[known] == label][:most] for label in task.classes]
     drawn = examples(replace(task, classes=others, shots=most), data.labels, data.columns, data.class_names).train
     rows = np.concatenate([*firsts, drawn])
-    images = scaled(data.images[rows], architecture(source.net))
+    pixels = data.images[rows]
+    if pixels.shape[1] < channels:
+        pixels = pixels.repeat(channels, axis=1)
+    images = scaled(pixels, architecture(net or source.net))
     return Seen(images, torch.from_numpy(data.labels[rows]).long(), task.classes, others, tuple(data.class_names))
 
 
@@ -135,15 +142,42 @@ def _pictured(points: Float[Tensor, "examples units"], looked_at: Seen, seed: in
 def inversion(bench: Bench, source: Run, *, unknown: str, images: int, at: str, steps: int) -> list[Row]:
     """Experiment 2: how far images found by descent from a layer's activations are from those given, per class."""
     looked_at, kind = seen(bench, source, unknown, images), architecture(source.net)
-    made: list[Row] = []
-    for condition, net in nets(bench, source):
+    pixels = kind.mean, kind.std
+    return list(_inverted(nets(bench, source), looked_at, pixels, source, at, steps))
+
+
+def inversion_given(
+    bench: Bench, source: Run, *, unknown: str, images: int, at: str, steps: int, net: str, weights: str
+) -> list[Row]:
+    """The same of a net whose weights, of this digest, are the user's own; the classes are known to the source.
+
+    Untrained is the same net fresh, drawn anew for each source.
+    """
+    channels, height, width = bench.data.images.shape[1:]
+    given = GivenNet(net, bench.store.weights(weights), net)
+    shape = given.takes((channels, height, width))
+    looked_at = seen(bench, source, unknown, images, net, shape[0])
+    trained, untrained = given.loaded(shape), given.fresh(shape, source.seed)
+    pixels = architecture(net).pixels(shape[0])
+    return list(_inverted([(TRAINED, trained), (UNTRAINED, untrained)], looked_at, pixels, source, at, steps))
+
+
+def _inverted(
+    pair: Iterable[tuple[str, nn.Module]],
+    looked_at: Seen,
+    pixels: tuple[tuple[float, ...], tuple[float, ...]],
+    source: Run,
+    at: str,
+    steps: int,
+) -> Iterator[Row]:
+    """Errors of images found from layers of nets by condition; `pixels` are the mean and deviation that these want."""
+    for condition, net in pair:
         found = layers(net, looked_at.images[:1])
         inverted = invert(
-            net, found, looked_at.images, mean=kind.mean, std=kind.std, at=numbers(at),
+            net, found, looked_at.images, mean=pixels[0], std=pixels[1], at=numbers(at),
             search=Search(steps, seed=source.seed),
         )  # fmt: skip
-        made += errors(inverted_by_class(inverted, looked_at.labels), looked_at, "inversion", source, condition)
-    return made
+        yield from errors(inverted_by_class(inverted, looked_at.labels), looked_at, "inversion", source, condition)
 
 
 def decoders(bench: Bench, source: Run, *, unknown: str, images: int, at: str, decoders: int, steps: int) -> list[Row]:
@@ -270,6 +304,7 @@ def numbers(at: str) -> list[int]:
 MEASURES: dict[str, Measure] = {
     "embedding": embedding,
     "inversion": inversion,
+    "inversion_given": inversion_given,
     "decoders": decoders,
     "accuracies": accuracies,
     "predictors": predictors,
