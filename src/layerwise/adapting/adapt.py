@@ -26,7 +26,7 @@ from layerwise.errors import DataError, LayersError, StudyError
 from layerwise.images import Images, open_images
 from layerwise.job import Means, counts
 from layerwise.listening import listening
-from layerwise.nets import architecture
+from layerwise.nets import LIBRARIES, architecture
 from layerwise.nets.weights import parse_net, read_weights
 from layerwise.run import Run, key
 from layerwise.store import Store
@@ -207,7 +207,7 @@ def written(target: Target, plan: Fitted, learnt: Learnt, state: State, *, onnx:
     """Measure the trained net on the test images, write it into its folder, and give it."""
     wish, own = plan.wish, _own(target, plan, state)
     layers = tuple(layer.name for layer in plan.found)
-    empty = Described(wish.net, wish.digest, layers, preprocessing(plan), (), {}, _versions())
+    empty = Described(wish.net, wish.digest, layers, preprocessing(plan), (), {}, _versions(wish.net))
     net = restored(target.before or empty, learnt, state)
     found = tested(net, plan)
     learnt = replace(learnt, test=asdict(found) if found else None)
@@ -253,6 +253,8 @@ def tested(net: AdaptedNet, plan: Fitted) -> Measured | None:
     return measured(chances.numpy(), torch.tensor([positions[int(c)] for c in plan.data.labels[where]]).numpy())
 
 
-def _versions() -> dict[str, str]:
-    found = {name: metadata.version(name) for name in VERSIONS_OF}
+def _versions(net: str) -> dict[str, str]:
+    """Of what decides how the net is built and what it gives; of the library too that it is one of."""
+    library = net.partition(":")[0]
+    found = {name: metadata.version(name) for name in (*VERSIONS_OF, *([library] if library in LIBRARIES else []))}
     return {"layerwise": __version__, "python": platform.python_version(), **found}
