@@ -140,6 +140,7 @@ def adapt(
     >>> net.predict("photo.jpg")[0]                                                       # doctest: +SKIP
     ('cat', 0.93)
 
+    `net` is a name; what builds an `nn.Module` of your own goes into a file: `mine.py:build@mine.pt`, see docs/nets.md.
     The net is written to `out` (by default layerwise-out/adapt), and given as `load_adapted` would. With `onto`, the
     folder of an adapted net, the data become one task more over its frozen trunk; `net` is None then, or names again
     the file that makes it. With `dry_run` the plan and its forecast are told, and nothing is trained or given. Raises
