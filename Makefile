@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test browser soak bench lint docs figures constraints clean
+.PHONY: demo test browser soak bench lint docs figures wheel constraints clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -36,6 +36,10 @@ docs: .venv/installed
 
 figures: .venv/installed
 	$(BIN)/python docs/figures.py
+
+wheel: .venv/installed
+	rm -rf build dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Making the environment in .venv (about 2.5 GB, a few minutes) ..."

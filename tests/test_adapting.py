@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +37,7 @@ from layerwise.feed import scaled
 from layerwise.images import Images
 from layerwise.layers import layers
 from layerwise.nets import NETS, build
+from layerwise.nets.from_torchvision import imported
 from layerwise.nets.weights import read_weights
 from layerwise.result import restore
 from layerwise.run import Recipe, key
@@ -795,6 +797,74 @@ def test_the_command_makes_the_folder_and_says_what_to_do_next(
     assert run("adapt", "lenet5").err == (
         "StudyError: DATA is missing; write: layerwise adapt NET DATA, such as folder:DIR (see `layerwise data`)\n"
     )
+
+
+# Nets of libraries.
+
+
+@pytest.fixture
+def of_library(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A small net as a user names it: timm's by its name, without weights; transformers' by the folder it is in."""
+    try:
+        imported(request.param)
+    except StudyError as error:
+        pytest.skip(str(error))
+    if request.param == "timm":
+        return "timm:test_vit"
+    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
+
+    configured = ResNetConfig(depths=[1, 1], hidden_sizes=[8, 16], embedding_size=4, layer_type="basic")
+    torch.manual_seed(3)
+    ResNetForImageClassification(configured).save_pretrained(tmp_path / "saved")
+    ConvNextImageProcessor(size={"shortest_edge": 32}).save_pretrained(tmp_path / "saved")
+    return f"transformers:{tmp_path / 'saved'}"
+
+
+@pytest.mark.parametrize("of_library", ["timm", "transformers"], indirect=True)
+def test_a_librarys_net_goes_the_whole_way(
+    base: Path, of_library: str, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    """Shown, probed, adapted, loaded back, asked, and given a second task."""
+    library, store = of_library.partition(":")[0], base / "store"
+    told = run("nets", of_library, "--resize", "32", "--classes", "3")
+    assert (told.code, "the head" in told.out) == (0, True)
+    how: dict[str, Any] = {"resize": 32, "store": store, "quiet": True}
+    data = f"folder:{base / 'abc'}"
+    found = layerwise.probe(of_library, data, steps=5, batch_size=8, examples=10, **how)
+    assert len(found.layers) > 3
+    treatment, out = ("R*" if library == "timm" else "F*TR"), tmp_path / "out"
+    made = adapt(of_library, data, **{**QUICK, **how, "steps": 5}, treatment=treatment, out=out)
+    assert made is not None
+    back = load_adapted(out, net=of_library)
+    assert all(torch.equal(tensor, made.state_dict()[name]) for name, tensor in back.state_dict().items())
+    assert list(found.layers["layer"]) == list(back.described.layers)
+    assert back.described.versions[library] == metadata.version(library)
+    assert not {"timm", "torchvision", "transformers"} - {library} & set(back.described.versions)
+    images = [base / "abc" / name / "1.png" for name in "abc"]
+    given = back(torch.stack([back.preprocess(image) for image in images])).double().softmax(1)
+    for image, chances, told in zip(images, given, predict(out, images, net=of_library), strict=True):
+        assert (told.image, told.error) == (str(image), None)
+        for k, name in enumerate(back.classes):
+            assert dict(told.chances)[name] == pytest.approx(chances[k].item(), abs=1e-6)
+    before = (out / "model.safetensors").read_bytes()
+    second = adapt(of_library, f"folder:{base / 'xyzw'}", **{**QUICK, "steps": 5, "store": store}, onto=out)
+    assert second is not None
+    assert ((out / "model.safetensors").read_bytes(), second.task.name) == (before, "xyzw")
+    assert second.classes == tuple("wxyz")
+
+
+@pytest.mark.parametrize("of_library", ["timm"], indirect=True)
+def test_onnx_of_a_librarys_net_gives_what_torch_gives(base: Path, of_library: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    asked = {**QUICK, "steps": 2, "resize": 32, "treatment": "R*", "no_test": True, "store": base / "store"}
+    net = adapt(of_library, f"folder:{base / 'abc'}", **asked, out=tmp_path / "out", onnx=True)
+    assert net is not None
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    images = torch.stack([net.preprocess(base / "abc" / name / "1.png") for name in "abc"])
+    for batch in (images[:1], images):
+        (logits,) = session.run(["logits"], {"images": batch.numpy()})
+        assert np.abs(logits - net(batch).detach().numpy()).max() < 1e-4
 
 
 # ONNX.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 
 import layerwise
@@ -23,7 +24,7 @@ from layerwise.advising.reasons import reasons
 from layerwise.data import open_data
 from layerwise.data.dataset import DataSet, shape_of
 from layerwise.errors import LayersError, StudyError
-from layerwise.nets import build
+from layerwise.nets import build, named
 from layerwise.nets.weights import wants_colour
 from layerwise.probes.folds import Accuracy
 from layerwise.probes.linear import LinearProbe
@@ -131,6 +132,33 @@ def test_adapt_does_what_was_advised(
     assert made is not None
     assert made.task.letters == found.recommended.letters
     assert json.loads(json.dumps(made.task.recipes)) == json.loads(json.dumps(found.recommended.recipes))
+
+
+MINE = """
+from torch import nn
+
+def small(outputs, channels=1, size=32):
+    first = nn.Sequential(nn.Conv2d(channels, 4, 5, stride=2), nn.BatchNorm2d(4), nn.ReLU())
+    return nn.Sequential(first, nn.Conv2d(4, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(216, outputs))
+"""
+
+
+def test_a_net_of_ones_own_file_is_advised_on_and_adapted(
+    blobs: DataSet, written: Callable[..., str], place: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    name = named(f"{tmp_path}/mine.py:small")
+    torch.save(build(name, (1, 32, 32), 7, 3).state_dict(), tmp_path / "mine.pt")
+    net, data = f"{tmp_path}/mine.py:small@{tmp_path}/mine.pt", written(blobs, 12)
+    advice = advise(net, data, store=place / "store", out=tmp_path / "advice", **QUICK)
+    assert advice is not None
+    assert (advice.net, advice.layers) == (net, ("0", "1", "4"))
+    assert {one.rate for one in advice.considered} == set(RATES)
+    file, out = tmp_path / "advice" / "advice.json", tmp_path / "adapted"
+    made = adapt(net, data, advice=file, store=place / "store", out=out, quiet=True, executor="serial")
+    assert made is not None
+    assert made.task.treatment == advice.recommended.treatment
+    assert (made.described.net, made.described.weights) == (name, advice.weights)
 
 
 def test_an_option_that_diverges_loses_and_harms_no_other(

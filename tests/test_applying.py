@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn, optim
 
 import layerwise
 from layerwise.adapting.applying import Applied, apply
+from layerwise.adapting.example import example_for
 from layerwise.data.dataset import DataSet
 from layerwise.errors import LayersError, StudyError, TreatmentError
 from layerwise.feed import batches, feed
@@ -55,6 +57,71 @@ def moved(before: nn.Module, after: nn.Module) -> set[str]:
     """The tensors that differ."""
     one, other = before.state_dict(), after.state_dict()
     return {name for name in one if one[name].shape != other[name].shape or not torch.equal(one[name], other[name])}
+
+
+def of_timm(name: str, **how: Any) -> nn.Module:
+    return imported("timm").create_model(name, **how)
+
+
+def of_transformers(kind: str, **how: Any) -> nn.Module:
+    imported("transformers")
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    return AutoModelForImageClassification.from_config(AutoConfig.for_model(kind, **how))
+
+
+WIDTHS = {"depths": [1, 1], "hidden_sizes": [8, 16], "embedding_size": 4, "layer_type": "basic"}
+HEADS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 6}
+
+
+@pytest.mark.parametrize(
+    ("made", "shape"),
+    [
+        (lambda: of_timm("test_vit"), (3, 160, 160)),  # as its configuration says
+        (lambda: of_timm("test_vit", in_chans=1), (1, 160, 160)),
+        (lambda: of_timm("vit_tiny_patch16_224", img_size=64, depth=1, embed_dim=24), (3, 64, 64)),
+        (lambda: imported("torchvision").models.squeezenet1_1(), (3, 224, 224)),
+        (lambda: of_transformers("resnet", num_channels=1, **WIDTHS), (1, 224, 224)),
+        (lambda: of_transformers("vit", image_size=42, num_channels=1, **HEADS), (1, 42, 42)),
+        (lambda: of_transformers("vit", image_size=[42, 36], **HEADS), (3, 42, 36)),
+        (lambda: build("lenet5", (1, 32, 32), 5, 0), (1, 32, 32)),
+        (lambda: build("resnet20", (3, 32, 32), 5, 0), (3, 224, 224)),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 5)).double(), (784,)),
+    ],
+)
+def test_a_net_needs_no_example_where_one_can_be_found(made: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    """The layers are those that an example that is given shows."""
+    try:
+        net = made()
+    except StudyError as error:
+        pytest.skip(str(error))
+    found = example_for(net)
+    assert found.shape == (1, *shape)
+    assert apply(net, "F*T").found == layers(net, found)
+
+
+def test_a_net_without_an_example_is_trained_as_with_one() -> None:
+    net = build("lenet5", (1, 32, 32), 5, 0)
+    given, found = (apply(net, "F*R", **how) for how in ({"example": torch.zeros(2, 1, 32, 32)}, {}))
+    assert (found.found, found.letters) == (given.found, given.letters)
+    assert torch.equal(found.net.state_dict()["F6.0.weight"], given.net.state_dict()["F6.0.weight"])
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        small(),  # takes 8x8
+        nn.Sequential(nn.Flatten(), nn.LazyLinear(3)),  # any example would decide its width
+        nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(12, 2)),
+    ],
+)
+def test_a_net_that_needs_an_example_says_so(net: nn.Module) -> None:
+    message = (
+        "net 'Sequential' does not say what images it takes; pass example=, any input that it takes, such as "
+        "torch.zeros(1, 3, 224, 224)"
+    )
+    with pytest.raises(LayersError, match=f"^{re.escape(message)}$"):
+        apply(net, "F*R")
 
 
 @pytest.mark.parametrize("optimiser", [optim.SGD, optim.AdamW])

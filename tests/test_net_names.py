@@ -7,17 +7,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from layerwise.api import probe, train_all
 from layerwise.cli import app  # noqa: F401 (loads the command's file)
 from layerwise.data.dataset import DataSet
 from layerwise.errors import LayersError, LayerwiseError, StudyError
+from layerwise.feed import scaled
 from layerwise.groups import GRANULARITIES
+from layerwise.layers import cut, layers
 from layerwise.nets import FORMS, architecture, build, head, named, own_size
 from layerwise.nets.from_torchvision import imported
 from layerwise.nets.places import place, places
@@ -318,6 +322,71 @@ def test_a_folder_of_transformers_has_its_configuration_its_pixels_and_its_weigh
     assert parse_net(f"transformers:{moved}") == (name, file)
     (moved / "preprocessor_config.json").unlink()
     assert parse_net(f"transformers:{moved}")[0] != name
+
+
+def theirs(folder: Path, pixels: np.ndarray) -> Tensor:
+    """What transformers' own preprocessor makes of pixels (height, width, 3), at their own size."""
+    from transformers import AutoImageProcessor
+
+    made = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    return made(pixels, do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+
+
+@pytest.mark.parametrize(
+    ("said", "mean"),
+    [
+        ({"image_processor_type": "LevitImageProcessor"}, 0.485),
+        ({"feature_extractor_type": "ViTFeatureExtractor"}, 0.5),
+        ({"do_normalize": None, "image_mean": [0.1] * 3}, 0.0),
+        ({"do_normalize": False, "image_mean": [0.1] * 3}, 0.0),
+        ({"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": False}, 0.0),
+    ],
+)
+def test_what_a_preprocessor_leaves_open_is_as_its_class_has_it(saved: Path, said: dict[str, Any], mean: float) -> None:
+    (saved / "preprocessor_config.json").write_text(json.dumps(said))
+    found = architecture(named(f"transformers:{saved}"))
+    assert found.mean[0] == mean
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    torch.testing.assert_close(scaled(pixels.transpose(2, 0, 1)[None], found), theirs(saved, pixels))
+
+
+def test_a_net_trained_on_blue_green_red_is_given_it_and_nothing_is_normalised(tmp_path: Path, libraries: None) -> None:
+    """MobileViT's preprocessor, as its library saves it, says neither whether it normalises nor that it does not."""
+    from transformers import MobileViTConfig, MobileViTForImageClassification, MobileViTImageProcessor
+
+    widths = {"hidden_sizes": [8, 12, 16], "neck_hidden_sizes": [4, 4, 8, 8, 12, 16, 24], "num_attention_heads": 2}
+    configured = MobileViTConfig(num_labels=3, expand_ratio=1.0, **widths)
+    torch.manual_seed(3)
+    net = MobileViTForImageClassification(configured).eval()
+    net.save_pretrained(tmp_path)
+    MobileViTImageProcessor().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text()).get("do_normalize") is None
+    name, file = parse_net(f"transformers:{tmp_path}")
+    assert file is not None
+    made = build(name, (3, 64, 64), 3, 0).eval()
+    made.load_state_dict(net_state(read_weights(file), name, (3, 64, 64), "saved"))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    images = scaled(pixels.transpose(2, 0, 1)[None], architecture(name))
+    torch.testing.assert_close(images, torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
+    with torch.no_grad():
+        torch.testing.assert_close(made(images), net(theirs(tmp_path, pixels)).logits)
+    found = layers(made, images)
+    first, rest = cut(made, found, 1)
+    assert torch.equal(rest(first(images)), made(images))  # a flip at the front hinders no cut
+
+
+def test_a_preprocessor_that_nobody_knows_is_refused_where_it_leaves_open_how_pixels_are_scaled(saved: Path) -> None:
+    (saved / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "Theirs"}))
+    with pytest.raises(
+        StudyError, match=r"does not say how pixels are scaled, and its class is not known \(ValueError"
+    ):
+        architecture(named(f"transformers:{saved}"))
+    said = {"image_processor_type": "Theirs", "do_normalize": True, "image_mean": [0.1] * 3, "image_std": 0.5}
+    (saved / "preprocessor_config.json").write_text(json.dumps(said))
+    with pytest.raises(StudyError, match=r"has image_mean \[0\.1, 0\.1, 0\.1\] and image_std 0\.5; write a number per"):
+        architecture(named(f"transformers:{saved}"))
+    (saved / "preprocessor_config.json").write_text(json.dumps({**said, "image_std": [0.2] * 3}))
+    assert architecture(named(f"transformers:{saved}")).std == (0.2,) * 3
 
 
 def test_a_folder_with_code_or_pickled_weights_runs_neither(saved: Path) -> None:

@@ -1,9 +1,13 @@
 """The project's habits: what is in the wheel, that it installs, versions that agree, checks that can be run."""
 
+import ast
+import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +22,7 @@ from layerwise.store import STORE_VERSION
 
 ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("layerwise")
+CALLED = {"PIL": "pillow", "sklearn": "scikit_learn", "vl_convert": "vl_convert_python"}  # in a registry
 PAPERS = (
     "How transferable are features in deep neural networks?",
     "Knowledge transfer in deep convolutional neural nets",
@@ -57,6 +62,37 @@ def test_the_wheel_has_all_of_the_package_the_licence_and_no_tests(wheel: Path) 
         metadata = archive.read(f"{told}/METADATA").decode().splitlines()
         assert b"layerwise = layerwise.cli:main" in archive.read(f"{told}/entry_points.txt")
     assert {"License-Expression: MIT", "Classifier: Typing :: Typed", "Requires-Python: >=3.11"} <= set(metadata)
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level packages that a file imports, wherever in it."""
+    tree = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
+    froms = {node.module for node in tree if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.partition(".")[0] for name in plain | froms}
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    """What another library happens to bring may be gone with its next version."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: needs for name, needs in declared["optional-dependencies"].items() if name not in {"dev", "docs"}}
+    needs = [*declared["dependencies"], *itertools.chain.from_iterable(extras.values())]
+    names = {re.split(r"[^\w-]", need)[0].lower().replace("-", "_") for need in needs}
+    imported = set[str]().union(*map(imports, (ROOT / "src" / "layerwise").rglob("*.py")))
+    found = {CALLED.get(name, name.lower()) for name in imported - sys.stdlib_module_names - {"layerwise"}}
+    assert found - names == set()
+    assert not set(CALLED) - imported
+
+
+def test_the_image_for_a_cluster_installs_what_make_wheel_made() -> None:
+    """The package is in no registry that an image could have it from."""
+    page, make = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/cluster.md", "Makefile"))
+    assert not re.search(r"pip install [^\n]*'layerwise\[", page)
+    assert page.count("make wheel") == 2
+    assert (
+        'COPY dist/layerwise-*.whl /tmp/\nRUN pip install --no-cache-dir "$(ls /tmp/layerwise-*.whl)[cluster]"' in page
+    )
+    assert "wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist ." in make
 
 
 @pytest.mark.soak

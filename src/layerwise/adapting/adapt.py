@@ -26,7 +26,7 @@ from layerwise.errors import DataError, LayersError, StudyError
 from layerwise.images import Images, open_images
 from layerwise.job import Means, counts
 from layerwise.listening import listening
-from layerwise.nets import architecture
+from layerwise.nets import LIBRARIES, architecture
 from layerwise.nets.weights import parse_net, read_weights
 from layerwise.run import Run, key
 from layerwise.store import Store
@@ -140,6 +140,7 @@ def adapt(
     >>> net.predict("photo.jpg")[0]                                                       # doctest: +SKIP
     ('cat', 0.93)
 
+    `net` is a name; what builds an `nn.Module` of your own goes into a file: `mine.py:build@mine.pt`, see docs/nets.md.
     The net is written to `out` (by default layerwise-out/adapt), and given as `load_adapted` would. With `onto`, the
     folder of an adapted net, the data become one task more over its frozen trunk; `net` is None then, or names again
     the file that makes it. With `dry_run` the plan and its forecast are told, and nothing is trained or given. Raises
@@ -207,7 +208,7 @@ def written(target: Target, plan: Fitted, learnt: Learnt, state: State, *, onnx:
     """Measure the trained net on the test images, write it into its folder, and give it."""
     wish, own = plan.wish, _own(target, plan, state)
     layers = tuple(layer.name for layer in plan.found)
-    empty = Described(wish.net, wish.digest, layers, preprocessing(plan), (), {}, _versions())
+    empty = Described(wish.net, wish.digest, layers, preprocessing(plan), (), {}, _versions(wish.net))
     net = restored(target.before or empty, learnt, state)
     found = tested(net, plan)
     learnt = replace(learnt, test=asdict(found) if found else None)
@@ -253,6 +254,8 @@ def tested(net: AdaptedNet, plan: Fitted) -> Measured | None:
     return measured(chances.numpy(), torch.tensor([positions[int(c)] for c in plan.data.labels[where]]).numpy())
 
 
-def _versions() -> dict[str, str]:
-    found = {name: metadata.version(name) for name in VERSIONS_OF}
+def _versions(net: str) -> dict[str, str]:
+    """Of what decides how the net is built and what it gives; of the library too that it is one of."""
+    library = net.partition(":")[0]
+    found = {name: metadata.version(name) for name in (*VERSIONS_OF, *([library] if library in LIBRARIES else []))}
     return {"layerwise": __version__, "python": platform.python_version(), **found}

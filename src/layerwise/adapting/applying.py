@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerwise.adapting.example import example_for
 from layerwise.adapting.spreading import over_layers
 from layerwise.errors import LayersError, StudyError
 from layerwise.layers import Layer, layers, set_modes
@@ -119,7 +120,7 @@ def apply(
     net: nn.Module,
     treatment: str | Treatment,
     *,
-    example: Tensor,
+    example: Tensor | None = None,
     outputs: int | None = None,
     granularity: str = "layer",
     rate: float | None = None,
@@ -129,14 +130,18 @@ def apply(
 ) -> Applied:
     """A copy of the net, made ready to be trained as the treatment says by a loop of your own.
 
-    `example` is any input that the net takes. With `outputs` its head, the last linear layer, is a new one of that
-    width. Fresh layers (R, X, M) are drawn by each module's own `reset_parameters`, or taken from the net that `fresh`
-    makes: apply it before the net goes to a GPU, and the seed decides the draw. The source is the net as it is now.
+    `example` is any input that the net takes; without one it is found (`layerwise.adapting.example`) where the net says
+    what images it takes, or takes those of a usual size. With `outputs` its head, the last linear layer, is a new one
+    of that width. Fresh layers (R, X, M) are drawn by each module's own `reset_parameters`, or taken from the net that
+    `fresh` makes: apply it before the net goes to a GPU, and the seed decides the draw. The source is the net as it is
+    now.
 
-    Raises TreatmentError and LayersError where the treatment does not fit the net, and StudyError for P and W: an
-    optimiser moves whole tensors, so it cannot keep some units of one; and no net says what it was before training.
+    Raises TreatmentError and LayersError where the treatment does not fit the net, LayersError where no example is
+    found, and StudyError for P and W: an optimiser moves whole tensors, so it cannot keep some units of one; and no net
+    says what it was before training.
     """
     made = copy.deepcopy(net)
+    example = example_for(made) if example is None else example
     kind = type(net).__name__
     found = layers(made, example)
     wanted = over_layers(_parsed(treatment), kind, made, example, granularity)

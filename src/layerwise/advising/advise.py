@@ -81,6 +81,7 @@ def advise(
     >>> found = advise("resnet20@best.safetensors", "folder:pets", resize=32)    # doctest: +SKIP
     >>> found.recommended.treatment, found.interval                              # doctest: +SKIP
 
+    `net` is a name; what builds an `nn.Module` of your own goes into a file: `mine.py:build@mine.pt`, see docs/nets.md.
     `budget` is the share of the arithmetic of trying every option once that may be spent. Images that are kept back to
     test on, as `layerwise.adapt` keeps them back, are not looked at. With `dry_run` the forecast is told, and nothing
     is trained or given. Raises LayerwiseError where an option, the data or the net is not usable.

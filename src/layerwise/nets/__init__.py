@@ -16,7 +16,10 @@ from layerwise.nets.lenet5 import lenet5, lenet5relu
 from layerwise.nets.resnet import resnet20, resnet32
 from layerwise.nets.vgg import vgg19narrow
 
-__all__ = ["FORMS", "NETS", "Architecture", "adopted", "architecture", "build", "draw", "head", "named", "own_size"]
+__all__ = [
+    "FORMS", "LIBRARIES", "NETS", "Architecture", "adopted", "architecture", "build", "draw", "head", "named",
+    "own_size",
+]  # fmt: skip
 
 # LeCun et al. 1998, section II.B: background at -0.1 and ink at 1.175 give inputs of mean about 0 and variance about 1.
 INK_MEAN, INK_STD = 0.1 / 1.275, 1 / 1.275

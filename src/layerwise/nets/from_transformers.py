@@ -19,8 +19,8 @@ from layerwise.nets.kind import Architecture
 from layerwise.nets.places import digest, place, remember
 
 CONFIG, PIXELS, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
-HALF = (0.5, 0.5, 0.5)  # mean and deviation of transformers' own image processors where nothing else is said
-SIDE = 224  # ... and the side
+HALF = (0.5, 0.5, 0.5)  # mean and deviation where there is no preprocessor
+SIDE = 224  # of images where neither the preprocessor nor the configuration has one
 
 
 def named(text: str) -> str:
@@ -47,8 +47,10 @@ def architecture_of(name: str) -> Architecture:
     if folder and named(str(folder)) != f"transformers:{name}":
         raise StudyError(f"net 'transformers:{name}': {folder} has changed since; name the net anew")
     values = _values(folder / CONFIG) if folder else {}
-    pixels = _values(folder / PIXELS) if folder and (folder / PIXELS).is_file() else {}
+    preprocessor = folder if folder and (folder / PIXELS).is_file() else None
+    pixels = _values(preprocessor / PIXELS) if preprocessor else {}
     of_net, configured = _classes(kind, values)
+    mean, std, is_flipped = _scaling(preprocessor, pixels) if preprocessor else (HALF, HALF, False)
 
     def build(channels: int, size: int, outputs: int) -> nn.Module:
         changed = configured.from_dict({**values, "num_labels": outputs, "id2label": None, "label2id": None})
@@ -56,14 +58,11 @@ def architecture_of(name: str) -> Architecture:
         for field, value in (("num_channels", channels), ("image_size", size)):
             if hasattr(changed, field):
                 setattr(changed, field, value)
-        return of_net(changed)
+        return (_of_flipped(of_net) if is_flipped else of_net)(changed)
 
     build.__doc__ = f"transformers' {kind}{' of a folder' * bool(folder)}."
     try:
         own = _own_size(pixels) or getattr(configured.from_dict(values), "image_size", None) or SIDE
-        is_plain = pixels.get("do_normalize") is False
-        mean = (0.0,) * 3 if is_plain else tuple(map(float, pixels.get("image_mean", HALF)))
-        std = (1.0,) * 3 if is_plain else tuple(map(float, pixels.get("image_std", HALF)))
         return Architecture(build, mean, std, own if isinstance(own, int) else own[0])
     except Exception as error:  # what transformers finds amiss with a value has many kinds
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -128,6 +127,46 @@ def _logits_alone(model: Any) -> Any:
         return model.forward(self, pixel_values=pixel_values).logits
 
     return type(model.__name__, (model,), {"forward": forward, "__module__": model.__module__})
+
+
+@lru_cache(maxsize=64)
+def _of_flipped(of_net: Any) -> Any:
+    """The class of nets that take red, green and blue, and see blue, green and red: some were trained on such."""
+
+    def forward(self: Any, pixel_values: Any) -> Any:
+        return of_net.forward(self, pixel_values.flip(1))
+
+    return type(of_net.__name__, (of_net,), {"forward": forward, "__module__": of_net.__module__})
+
+
+def _scaling(folder: Path, pixels: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+    """Mean and deviation that a folder's preprocessor takes off, 0 and 1 if none, and does it flip the channels?
+
+    What its file does not say is as the preprocessor's class has it: MobileViT's does not normalise, and gives blue,
+    green and red; what it says is null is not done. Raises StudyError where transformers knows no such class, and the
+    file leaves it open.
+    """
+    processors: Any = imported("transformers").AutoImageProcessor
+    names = ("do_normalize", "image_mean", "image_std", "do_flip_channel_order")
+    try:
+        made: Any = processors.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        said: list[Any] = [getattr(made, name, None) for name in names]
+    except Exception as error:  # a class of another library, or one that this transformers has not
+        said = [pixels.get(name) for name in names]
+        if said[0] is None:
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise StudyError(
+                f"'{folder / PIXELS}' does not say how pixels are scaled, and its class is not known ({why}); write "
+                '"do_normalize": true or false into it, with "image_mean" and "image_std"'
+            ) from error
+    normalizes, mean, std, flips = said
+    if not normalizes:
+        return (0.0,) * 3, (1.0,) * 3, bool(flips)
+    try:
+        return tuple(float(one) for one in mean), tuple(float(one) for one in std), bool(flips)
+    except (TypeError, ValueError):
+        what = f"image_mean {mean} and image_std {std}; write a number per channel"
+        raise StudyError(f"'{folder / PIXELS}' has {what}, such as [0.5, 0.5, 0.5]") from None
 
 
 def _own_size(pixels: dict[str, Any]) -> int | None:
