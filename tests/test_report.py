@@ -4,6 +4,7 @@ All rows here are made up by a formula, for tests only: they are nobody's measur
 """
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -21,8 +22,8 @@ from layerwise.claims import HOW, interval
 from layerwise.report import Figure, Report, words, write_report
 from layerwise.report.costs import cost, costs_of, forecast, frontier
 from layerwise.report.figures import gap, learning, levels, palette
-from layerwise.report.page import json_block, spec, table_json
-from layerwise.report.probe import by_step
+from layerwise.report.page import packed, spec, table_json
+from layerwise.report.probe import MOST_ROWS, by_step, render_probe
 from layerwise.report.strip import Known, Lane, Strip, nothing_known, tiles
 from layerwise.report.summary import changes, ends, over_clusters
 from layerwise.report.thumbnails import cut, sheet
@@ -36,6 +37,7 @@ from made_up import (
     made_up_accuracy,
     made_up_claims,
     made_up_plan,
+    made_up_probe,
     made_up_report,
     made_up_rows,
 )
@@ -69,7 +71,7 @@ class Page(HTMLParser):
 
     @property
     def data(self) -> dict:
-        return json.loads(self.scripts[0])
+        return json.loads(gzip.decompress(base64.b64decode(self.scripts[0])))
 
 
 @pytest.fixture
@@ -139,7 +141,7 @@ def test_hostile_names_stay_text_everywhere(tmp_path):
     write_report(tmp_path / "report.html", hostile)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     scripts = [attributes for tag, attributes in page.elements if tag == "script"]
-    assert scripts == [{"type": "application/json", "id": "report-data"}, {}, {}]
+    assert scripts == [{"type": "application/gzip", "id": "report-data"}, {}, {}]
     assert [tag for tag, _ in page.elements if tag == "img"] == []
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert HOSTILE in page.text
@@ -147,10 +149,10 @@ def test_hostile_names_stay_text_everywhere(tmp_path):
     assert HOSTILE in {run[8] for run in page.data["tables"]["runs"]["rows"]}
 
 
-def test_a_string_cannot_end_the_json_block():
-    block = json_block({"a": HOSTILE + "<!--"})
+def test_a_string_cannot_end_the_data_block():
+    block = packed({"a": HOSTILE + "<!--"})
     assert not set("<>&") & set(block)
-    assert json.loads(block) == {"a": HOSTILE + "<!--"}
+    assert json.loads(gzip.decompress(base64.b64decode(block))) == {"a": HOSTILE + "<!--"}
 
 
 def test_nothing_is_loaded_and_only_the_two_scripts_may_run(html):
@@ -159,7 +161,7 @@ def test_nothing_is_loaded_and_only_the_two_scripts_may_run(html):
     assert all(load.startswith("#") for load in loads)
     assert "@import" not in html.split("</style>")[0]
     assert "url(" not in html.split("</style>")[0]
-    assert not re.search(r"https?://", page.scripts[0])
+    assert not re.search(r"https?://", json.dumps(page.data))
     policy = next(attributes["content"] for tag, attributes in page.elements if "http-equiv" in attributes)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert policy.count("'sha256-") == 2
@@ -173,6 +175,65 @@ def test_the_file_is_under_3_mb_with_5000_runs(tmp_path):
     plan = {**report.plan, "runs": [{**run, "key": f"{i:016x}"} for i in range(5000)]}
     write_report(tmp_path / "report.html", Report(**{**vars(report), "plan": plan}))
     assert (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+def made_up_large_probe() -> tuple[pd.DataFrame, dict]:
+    """Rows and plan of 20 layers, 200 classes: 16 quantities of each class, 8 of each pair of layers, 2 embeddings."""
+    chance = np.random.default_rng(0)
+    layers, classes = [f"stage{k}.conv" for k in range(20)], [f"class number {k}" for k in range(200)]
+    same = {"study": "probe", "net": "net", "group": "all", "treatment": "F*", "seed": 0}
+    of_class = {f"{name} of class": "by_class" for name in "abcdefghijklmnop"}
+    of_pair = {f"{name} of pair": "pairs" for name in "abcdefgh"}
+    forms = {"accuracy": "by_layer", **of_class, **of_pair, "pca": "scatter", "tsne": "scatter"}
+    found = []
+    for layer in layers:
+        at = {**same, "layer": layer}
+        drawn = iter(chance.random(100_000).tolist())
+        found.append({**at, "quantity": "accuracy", "value": next(drawn)})
+        for name in of_class:
+            for one in classes:
+                value, width = next(drawn), next(drawn)
+                found.append({**at, "quantity": name, "class_name": one, "value": value,
+                              "low": value - width, "high": value + width})  # fmt: skip
+        for name in of_pair:
+            pair = {**at, "quantity": name, "other_net": "net"}
+            found += [{**pair, "other_layer": other, "value": next(drawn)} for other in layers]
+        for name in ("pca", "tsne"):
+            for unit in range(600):
+                point = {**at, "quantity": name, "class_name": classes[unit % 200], "unit": unit}
+                found += [{**point, "part": part, "value": next(drawn)} for part in ("first", "second")]
+    told = {"section": "classes", "unit": "number", "tells": "What.", "misleads": "when.", "source": "made up"}
+    quantities = {name: {**told, "form": form, "title": name} for name, form in forms.items()}
+    plan = {"quantities": quantities, "layers": layers, "net": "net", "notes": [], "failures": [], "facts": [],
+            "provenance": {}, "captions": {}}  # fmt: skip
+    return frame(found), plan
+
+
+def test_a_probe_of_20_layers_and_200_classes_is_under_3_mb():
+    rows, plan = made_up_large_probe()
+    html = render_probe("The answer.", (), rows, pd.DataFrame({"layer": plan["layers"]}), {}, plan)
+    page = Page(html)
+    assert len(html) < 3_000_000
+    shown = page.data["tables"]["rows"]["rows"]
+    assert len(shown) == 20
+    told = f"{len(rows) - 20:,} more rows, of single units, images, classes or pairs of layers, are only in rows.csv"
+    assert told in " ".join(page.text.split())
+    few = rows[rows["quantity"] == "a of class"]
+    page = Page(render_probe("The answer.", (), few, pd.DataFrame({"layer": []}), {}, plan))
+    assert len(page.data["tables"]["rows"]["rows"]) == len(few) <= MOST_ROWS
+    assert "only in rows.csv" not in page.text
+
+
+def test_what_a_figure_draws_and_tells_is_held_once():
+    """A chart's data are the name of its figure's table; thumbnails, which several charts draw, stand there once."""
+    data = Page(made_up_probe()).data
+    held = list(data["datasets"].values())
+    tables = [name for name in held if isinstance(name, str)]
+    assert "figure-0" in tables
+    assert len(tables) == len(set(tables)) == len(data["charts"])
+    pictures = [records for records in held if not isinstance(records, str)]
+    assert [list(records[0]) for records in pictures] == [["unit", "image"]]
+    assert len({name for chart in data["charts"] for name in chart["datasets"]}) == len(held)
 
 
 def test_a_mean_is_over_class_splits_after_the_trials_of_each_are_averaged():
@@ -233,7 +294,8 @@ def test_one_run_has_no_interval():
 
 def test_the_embedded_data_of_levels_are_the_means_by_hand(html):
     data = Page(html).data
-    (points,) = data["charts"][0]["datasets"].values()
+    (name,) = data["charts"][0]["datasets"]
+    points = data["datasets"][name]
     assert len(points) == 12
     for point in points:
         n, shots = point["n"], int(point["shots"])

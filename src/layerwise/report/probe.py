@@ -29,7 +29,8 @@ READ = {  # quantity, the first that there is: what the strip calls it
 NEEDED = {"accuracy_lost_fresh": "accuracy that the net loses where this layer is reset to fresh weights"}
 RULE = "What to do with a layer a probe does not tell: it looks at the net as it is; “layerwise advise” tries it out."
 INTERVAL = "Whiskers: 95 % intervals."
-MOST_SHOWN = 6_000  # points of all scatter plots together, so that the page stays small
+MOST_SHOWN = 6_000  # points of a scatter plot's layers together, so that the page stays small
+MOST_ROWS = 5_000  # of the page's table, without those of classes and pairs where there are more
 CELL = 22  # pixels of a heat map's row
 
 
@@ -44,9 +45,10 @@ def render_probe(
     """The whole page as text; `layers` is the table with a line for each layer, `plan` as plan.json."""
     small = thumbnails.cut(pictures[thumbnails.NAME], plan[thumbnails.NAME]) if thumbnails.NAME in pictures else {}
     drawn = list(figures(rows, plan["quantities"], plan["layers"], small))
+    shown = _shown(rows)
     return render(
         "probe.html", f"What each layer of {plan['net']} holds", drawn,
-        {"layers": table_json(layers), "rows": table_json(_shown(rows))},
+        {"layers": table_json(layers), "rows": table_json(shown)}, left_out=len(rows) - len(shown),
         answer=answer, findings=findings, notes=[*plan["notes"], *plan["failures"]], facts=plan["facts"],
         strip=strip(rows, plan["layers"]),
         provenance=plan["provenance"],
@@ -202,7 +204,7 @@ def scatter(
         points = base.mark_point(filled=True, size=35).encode(color=paint, shape=mark, opacity=faded, tooltip=hover)
         yield _figure(told, layered(points.add_params(layer, legend)).properties(height=420), table)
         return
-    small = pd.DataFrame({"unit": list(pictures), "image": list(pictures.values())})
+    small = pd.DataFrame([(unit, pictures[unit]) for unit in shown if unit in pictures], columns=["unit", "image"])
     hover.append(alt.Tooltip("image:N"))  # a tooltip draws what has this name
     themselves = alt.param(name="as_images", value=False, bind=alt.binding_checkbox(name="show the images "))
     looked_up = base.transform_lookup(lookup="unit", from_=alt.LookupData(data=small, key="unit", fields=["image"]))
@@ -274,8 +276,14 @@ def _in_order(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 
 
 def _shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that the page's table holds: not those of single images and units, which are in rows.csv."""
-    return rows[rows["unit"].isna()].dropna(axis=1, how="all").drop(columns=["study", "net", "seed"])
+    """The rows that the page's table holds; of many not those of single classes and pairs of layers.
+
+    Never those of single images and units. All are in rows.csv.
+    """
+    shown = rows[rows["unit"].isna()]
+    if len(shown) > MOST_ROWS:
+        shown = shown[shown["class_name"].isna() & shown["other_layer"].isna()]
+    return shown.dropna(axis=1, how="all").drop(columns=["study", "net", "seed"])
 
 
 def _reasons(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
