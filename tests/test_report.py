@@ -18,13 +18,15 @@ import pytest
 import vl_convert
 from PIL import Image
 
-from layerwise.claims import HOW, interval
-from layerwise.report import Figure, Report, words, write_report
+from layerwise.claims import HOW, by_category, interval
+from layerwise.report import Figure, Report, figures, words, write_report
+from layerwise.report.advice import render_advice
 from layerwise.report.costs import cost, costs_of, forecast, frontier
-from layerwise.report.figures import gap, learning, levels, palette
+from layerwise.report.figures import OKABE_ITO, VIRIDIS, gap, learning, levels, palette
 from layerwise.report.page import packed, spec, table_json
-from layerwise.report.probe import MOST_ROWS, by_step, render_probe
+from layerwise.report.probe import MOST_ROWS, by_step, render_probe, scatter
 from layerwise.report.strip import Known, Lane, Strip, nothing_known, tiles
+from layerwise.report.study import render_study
 from layerwise.report.summary import changes, ends, over_clusters
 from layerwise.report.thumbnails import cut, sheet
 from layerwise.report.transfer_strip import strip
@@ -35,6 +37,7 @@ from made_up import (
     LAYERS,
     QUANTITIES,
     made_up_accuracy,
+    made_up_advice,
     made_up_claims,
     made_up_plan,
     made_up_probe,
@@ -400,11 +403,32 @@ def test_a_study_of_lesions_has_a_strip_of_what_each_layer_brings():
     found = [{"net": "small", "layer": layer, "quantity": "parameters", "value": 10} for layer in "abc"]
     for mask, values in lesions.items():
         for target, value in enumerate(values):
-            of = {"run_key": f"{mask}{target}", "cluster": str(target), "target_task": str(target), "step": 5}
+            of = {"run_key": f"{mask}{target}", "cluster": str(target), "target_task": str(target), "step": 5,
+                  "class_name": str(target), "other_class": f"of {target}"}  # fmt: skip
             found.append({**same, **of, "condition": f"lesion {mask}", "value": value})
     made = strip(frame(found))
     assert [cell.value for cell in made.lanes[0].cells] == pytest.approx([0.2, -0.1, 0.0])
     assert [tile.deed.text for tile in made.tiles] == ["tune", "fresh", "unknown"]
+
+
+def test_lesions_of_pairs_that_go_round_are_counted_by_category():
+    """Bug: six pairs in which each category is a source and a target were six independent clusters."""
+    gains = [0.1, 0.3, 0.2, 0.5, 0.1, 0.4]
+    same = {"net": "small", "quantity": "accuracy", "split": "test", "seed": 0, "trial": 0, "step": 5}
+    found = [{"net": "small", "layer": layer, "quantity": "parameters", "value": 10} for layer in "ab"]
+    for target, gain in enumerate(gains):
+        source = (target + 1) % 6
+        tasks = {"target_task": f"{target}", "source_task": f"{source}", "cluster": f"{target}"}
+        tasks.update({"class_name": f"{target}", "other_class": f"{source}"})
+        for mask, value in (("11", 0.9), ("01", 0.9 - gain), ("10", 0.9)):
+            name = f"lesion {mask}"
+            found.append({**same, **tasks, "run_key": f"{mask}{target}", "condition": name, "value": value})
+    cell = strip(frame(found)).lanes[0].cells[0]
+    pairs = pd.MultiIndex.from_tuples([(str((k + 1) % 6), str(k)) for k in range(6)])
+    wanted = by_category(pd.Series(gains, pairs), 0.95)
+    assert cell.value == pytest.approx(wanted.estimate)
+    assert (cell.low, cell.high) == pytest.approx(wanted.bounds)
+    assert (cell.low, cell.high) != pytest.approx(interval(gains, 0.95))
 
 
 def test_bars_of_a_strip_stand_on_one_scale():
@@ -506,6 +530,55 @@ def test_the_forecast_is_shown_against_what_runs_took():
 def test_unknown_values_are_null_in_the_tables():
     table = pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": [float("nan"), 0.5], "c": ["x", None]})
     assert table_json(table)["rows"] == [[1, None, "x"], [None, 0.5, None]]
+
+
+def parts_of(value):
+    """Every mapping within a chart."""
+    if isinstance(value, dict):
+        yield value
+        for part in value.values():
+            yield from parts_of(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from parts_of(part)
+
+
+def test_every_chart_has_colours_that_are_told_apart_by_all():
+    """Classes of embeddings were in tableau20, of which some colours look alike to some readers, and of one shape."""
+    report = made_up_report(made_up_rows())
+    pages = [made_up_probe(), render_advice(made_up_advice().as_json, Path("advice.json")), render_study(report)]
+    ours = {f"var(--c-{colour[1:].lower()}, {colour})" for colour in (*OKABE_ITO, *VIRIDIS)}
+    coloured = 0
+    for page in pages:
+        for part in parts_of(Page(page).data["charts"]):
+            assert part.get("scheme", "viridis") == "viridis"
+            for name in {"color", "fill", "stroke"} & {name for name in part if isinstance(part[name], dict)}:
+                if "field" not in part[name]:
+                    continue
+                scale, coloured = part[name]["scale"], coloured + 1
+                assert scale.get("scheme") == "viridis" or set(scale["range"]) <= ours
+    assert coloured > 10
+    sources = [path.read_text(encoding="utf-8") for path in Path(figures.__file__).parents[1].rglob("*.py")]
+    named = [name for source in sources for name in re.findall(r"scheme=\W*(\w+)", source)]
+    assert set(named) == {"viridis"}
+
+
+def test_classes_of_an_embedding_have_a_colour_with_a_shape_and_groups_are_filled_or_hollow():
+    classes = [f"c{k:02}" for k in range(48)]
+    rows = frame(
+        {"layer": "conv", "quantity": "tsne", "unit": k, "class_name": name, "part": part, "value": k / 7,
+         "group": ("known", "unknown")[k % 2]}
+        for k, name in enumerate(classes) for part in ("first", "second")
+    )  # fmt: skip
+    (figure,) = scatter(rows, QUANTITIES["tsne"], ["conv"])
+    seen = figure.chart.to_dict()["layer"][0]["encoding"]
+    looks = {name: seen[name]["scale"] for name in ("stroke", "fill", "shape")}
+    assert all(scale["domain"] == classes for scale in looks.values())
+    assert looks["stroke"]["range"] == looks["fill"]["range"]
+    assert len(set(zip(looks["fill"]["range"], looks["shape"]["range"], strict=True))) == 48
+    assert seen["fillOpacity"]["field"] == "group"
+    assert seen["fillOpacity"]["scale"] == {"domain": ["known", "unknown"], "range": [1, 0]}
+    assert "Filled: known classes; hollow: unknown." in figure.caption
 
 
 def test_colours_are_distinct_for_up_to_eight_ordered_series():
