@@ -34,21 +34,40 @@ function overflows(place) {
   const edge = place.getBoundingClientRect().right + 2;
   return [...place.querySelectorAll(".role-legend")].some((legend) => legend.getBoundingClientRect().right > edge);
 }
+function valuesOf(field, rows) {
+  return [...new Set(rows.filter((row) => field in row).map((row) => row[field]))].sort(compare);
+}
 async function draw(place) {
   const inside = place.appendChild(document.createElement("div")), controls = place.nextElementSibling;
   const chart = report.charts[Number(place.dataset.chart)];
   try {
     const datasets = Object.fromEntries(chart.datasets.map((name) => [name, records(report.datasets[name])]));
+    let view;
     for (const columns of [0, 6, 4, 3, 2, 1]) { // as many as there is room for: names may be long, and screens narrow
       controls.replaceChildren(); // they stand beside the picture: inside one, nothing can be operated
       const drawn = await vegaEmbed(inside, { ...chart, datasets }, {
         mode: "vega-lite", renderer: "svg", actions: false, ast: true, bind: controls, config: style(columns),
       });
       inside.querySelector("svg").ariaHidden = "true"; // the words for it are those of its place
+      view = drawn.view;
       if (columns === 1 || !overflows(place)) break;
       drawn.finalize();
     }
+    const [field] = chart.params?.find((one) => one.bind === "legend")?.select.fields ?? [];
+    if (field) controls.append(picks(view, valuesOf(field, Object.values(datasets).flat())));
   } catch (problem) { place.textContent = "This figure could not be drawn: " + problem.message; }
+}
+function picks(view, names) { // the legend for the keyboard: a checked box is a picked name, whoever picked it
+  const boxes = names.map(() => make("input", { type: "checkbox" })), fields = view.signal("picked_tuple_fields");
+  boxes.forEach((box) => box.addEventListener("change", () => {
+    const picked = names.filter((_, i) => boxes[i].checked);
+    view.data("picked_store", picked.map((name) => ({ fields, values: [name] }))).runAsync();
+  }));
+  view.addDataListener("picked_store", (_, tuples) => boxes.forEach((box, i) => {
+    box.checked = tuples.some((tuple) => tuple.values[0] === names[i]);
+  }));
+  const labels = names.map((name, i) => make("label", {}, boxes[i], " ", name));
+  return make("details", { className: "picks" }, make("summary", { textContent: "Pick by name" }), ...labels);
 }
 async function drawAll() { // one after the other, so that a page of many can be read meanwhile
   for (const place of document.querySelectorAll("[data-chart]")) {
