@@ -7,22 +7,28 @@ once, wide and narrow, and shared by the tests. Without chromium all are skipped
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from layerwise.report import write_report
+from layerwise.report import Board, write_report, write_scoreboard
 from layerwise.report.advice import render_advice
 from layerwise.report.compare import Side, render_comparison
+from layerwise.report.grand import figures
 from layerwise.report.transfer_strip import strip
+from layerwise.studies.grand_design import design
+from layerwise.studies.request import Request
+from test_grand import data_like, gained, made_up, moved
 
 from made_up import HOSTILE, made_up_advice, made_up_probe, made_up_report, made_up_rows
 
 PHONE, DESK, WALL = 390, 1280, 2560
-KINDS = ("study", "probe", "advice", "comparison")
-CHARTS = {"study": 6, "probe": 7, "advice": 4, "comparison": 8}
+KINDS = ("study", "probe", "advice", "comparison", "scoreboard")
+CHARTS = {"study": 6, "probe": 7, "advice": 4, "comparison": 8, "scoreboard": 17}
+PAPER = 718  # pixels between the margins of A4
+SMALLEST = 7  # pixels of a letter that is still read on a phone
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 MOMENT = 300  # milliseconds in which a picture is drawn anew
 SERIOUS = {"serious", "critical"}
@@ -55,6 +61,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for name in ("one", HOSTILE)
     )  # fmt: skip
     paths["comparison"].write_text(render_comparison(one, other, "layerwise report one other"), encoding="utf-8")
+    lesions = made_up(design(Request(data_like(20, 40), net="small40", steps=100)), gained, moved)
+    grand = replace(report, name="grand", rows=lesions, figures=figures(lesions))
+    board = Board(
+        "A board " + HOSTILE,
+        (replace(report, name="gutstein"), grand),
+        {"totals": {}},
+        {"command": "layerwise study all"},
+        (),
+    )
+    write_scoreboard(paths["scoreboard"], board)
     return paths
 
 
@@ -131,13 +147,47 @@ def test_nothing_is_cut(kind: str, width: int, opened: Callable[[str, int], Open
         page.set_viewport_size({"width": PHONE if width == PHONE else DESK, "height": 900})
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_letters_of_figures_are_large_enough_on_a_phone(kind: str, opened: Callable[[str, int], Opened]) -> None:
+    """A picture of a width of its own was shrunk to the page's, and its letters with it."""
+    sizes = opened(kind, PHONE).page.evaluate(
+        "[...document.querySelectorAll('[data-chart] svg text')].filter(text => text.textContent).map(text => {"
+        "  const drawn = text.getScreenCTM();"
+        "  return Math.hypot(drawn.a, drawn.b) * parseFloat(getComputedStyle(text).fontSize); })"
+    )
+    assert len(sizes) > 20
+    assert min(sizes) >= SMALLEST
+
+
+@pytest.mark.parametrize("kind", ["study", "probe", "scoreboard"])
+def test_no_figure_is_cut_on_paper(kind: str, opened: Callable[[str, int], Opened]) -> None:
+    """What was drawn for a wide screen fits between the margins; controls are gone, but not what they chose."""
+    page = opened(kind, DESK).page
+    page.emulate_media(media="print")
+    page.evaluate(f"document.body.style.width = '{PAPER}px'")
+    try:
+        edge = page.evaluate("document.body.getBoundingClientRect().right")
+        places = page.evaluate(
+            "[...document.querySelectorAll('[data-chart] svg')].map(svg => {"
+            "  const [box, place] = [svg, svg.closest('figure')].map(one => one.getBoundingClientRect());"
+            "  return [box.width, box.left, box.right, box.bottom - place.bottom]; })"
+        )
+        assert len(places) == CHARTS[kind]
+        assert all(w > 200 and left >= 0 and right <= edge + 1 and below <= 0 for w, left, right, below in places)
+        assert not page.locator("figure button:visible, figure summary:visible").count()
+        assert page.locator(".vega-bind select:visible").count() == page.locator(".vega-bind select").count()
+    finally:
+        page.evaluate("document.body.style.width = ''")
+        page.emulate_media(media="screen")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", DESK), ("dark", PHONE)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_accessibility_check_finds_no_serious_fault(
-    kind: str, scheme: str, opened: Callable[[str, int], Opened]
+    kind: str, scheme: str, width: int, opened: Callable[[str, int], Opened]
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    page = opened(kind, DESK).page
+    page = opened(kind, width).page
     page.emulate_media(color_scheme=scheme)
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     found = axe.Axe().run(page).response["violations"]
@@ -188,16 +238,45 @@ def test_a_click_in_the_legend_fades_the_other_curves(opened: Callable[[str, int
     assert sorted(set(chart.evaluate(faded))) == ["0.12", "1"]
 
 
+def test_names_of_the_legend_are_picked_by_keyboard(opened: Callable[[str, int], Opened]) -> None:
+    """The boxes below a figure hold what is picked, by a key or by a click in the legend."""
+    page = opened("study", DESK).page
+    figure = page.locator("#figure-1")
+    faded = "figure => [...figure.querySelectorAll('.mark-line path')].map(line => line.getAttribute('opacity'))"
+    figure.locator(".picks summary").focus()
+    for pressed in ("Enter", "Tab", "Space"):
+        page.keyboard.press(pressed)
+    page.wait_for_timeout(MOMENT)
+    assert sorted(set(figure.evaluate(faded))) == ["0.12", "1"]
+    boxes = figure.get_by_role("checkbox")
+    assert [box.is_checked() for box in boxes.all()] == [True] + [False] * (boxes.count() - 1)
+    figure.locator(".role-legend-symbol path").first.click()  # the same again: nothing is picked
+    page.wait_for_timeout(MOMENT)
+    assert not any(box.is_checked() for box in boxes.all())
+    assert set(figure.evaluate(faded)) == {"1"}
+
+
+def test_hostile_names_are_text_where_a_mark_is_pointed_at(opened: Callable[[str, int], Opened]) -> None:
+    found = opened("probe", DESK)
+    found.page.locator(".mark-rect path").first.hover()
+    told = found.page.locator("#vg-tooltip-element.visible")
+    told.wait_for()
+    assert HOSTILE in told.inner_text()
+    assert told.locator("script, img").count() == 0
+    assert found.said == []
+
+
 def test_points_of_an_embedding_are_shown_as_their_images(opened: Callable[[str, int], Opened]) -> None:
     page = opened("probe", DESK).page
-    chart = page.locator("figure").filter(has=page.get_by_role("checkbox"))
+    chart = page.locator("figure").filter(has=page.get_by_role("checkbox", name="show the images"))
     assert chart.locator("svg image[width='0']").count() == 8
-    chart.get_by_role("checkbox").check()
+    shows = chart.get_by_role("checkbox", name="show the images")
+    shows.check()
     page.wait_for_timeout(MOMENT)
     shown = chart.locator("svg image[width='22']")
     assert shown.count() == 8
     assert shown.first.evaluate("image => image.getAttribute('href').startsWith('data:image/png;base64,')")
-    chart.get_by_role("checkbox").uncheck()
+    shows.uncheck()
 
 
 def test_a_claim_shows_its_runs_and_a_figure_its_numbers(opened: Callable[[str, int], Opened]) -> None:
@@ -212,7 +291,7 @@ def test_a_claim_shows_its_runs_and_a_figure_its_numbers(opened: Callable[[str, 
     assert "layerwise runs show n0-1-0-0" in told
     assert "layerwise study gutstein" in told
     assert "--out KEYS" in told
-    numbers = page.locator("#figure-0 details")
+    numbers = page.locator("#figure-0 .numbers")
     assert numbers.locator("table").count() == 0
     numbers.locator("summary").click()
     numbers.locator("tbody tr").first.wait_for()  # it is drawn once it is opened

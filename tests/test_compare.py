@@ -99,6 +99,16 @@ def test_what_differs_between_two_studies_is_said() -> None:
     ]
 
 
+def test_a_claim_once_more_as_its_paper_counted_is_not_counted() -> None:
+    one, other = side("one"), side("other")
+    twin = {**one.claims["T1"], "id": "T1 unpaired", "tallied": False, "p": None, "adjusted": None}
+    one = replace(one, claims={**one.claims, "T1 unpaired": twin})
+    other = replace(other, claims={**other.claims, "T1 unpaired": {**twin, "verdict": "undecided"}})
+    claims = list(both_claims(one, other))
+    assert len(claims) == 4
+    assert answer(one, other, claims) == "Of 3 claims that both test, 3 have the same verdict."
+
+
 def test_figures_of_one_title_stand_side_by_side_on_one_scale() -> None:
     one, other = side("one"), side("other", change=-0.3)
     alone = replace(other.figures[0], title="alone")

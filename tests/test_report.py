@@ -4,6 +4,7 @@ All rows here are made up by a formula, for tests only: they are nobody's measur
 """
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -17,13 +18,15 @@ import pytest
 import vl_convert
 from PIL import Image
 
-from layerwise.claims import HOW, interval
-from layerwise.report import Figure, Report, words, write_report
+from layerwise.claims import HOW, by_category, interval
+from layerwise.report import Figure, Report, figures, words, write_report
+from layerwise.report.advice import render_advice
 from layerwise.report.costs import cost, costs_of, forecast, frontier
-from layerwise.report.figures import gap, learning, levels, palette
-from layerwise.report.page import json_block, spec, table_json
-from layerwise.report.probe import by_step
+from layerwise.report.figures import OKABE_ITO, VIRIDIS, gap, learning, levels, palette
+from layerwise.report.page import packed, spec, table_json
+from layerwise.report.probe import MOST_ROWS, by_step, render_probe, scatter
 from layerwise.report.strip import Known, Lane, Strip, nothing_known, tiles
+from layerwise.report.study import render_study
 from layerwise.report.summary import changes, ends, over_clusters
 from layerwise.report.thumbnails import cut, sheet
 from layerwise.report.transfer_strip import strip
@@ -34,8 +37,10 @@ from made_up import (
     LAYERS,
     QUANTITIES,
     made_up_accuracy,
+    made_up_advice,
     made_up_claims,
     made_up_plan,
+    made_up_probe,
     made_up_report,
     made_up_rows,
 )
@@ -69,7 +74,7 @@ class Page(HTMLParser):
 
     @property
     def data(self) -> dict:
-        return json.loads(self.scripts[0])
+        return json.loads(gzip.decompress(base64.b64decode(self.scripts[0])))
 
 
 @pytest.fixture
@@ -139,7 +144,7 @@ def test_hostile_names_stay_text_everywhere(tmp_path):
     write_report(tmp_path / "report.html", hostile)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     scripts = [attributes for tag, attributes in page.elements if tag == "script"]
-    assert scripts == [{"type": "application/json", "id": "report-data"}, {}, {}]
+    assert scripts == [{"type": "application/gzip", "id": "report-data"}, {}, {}]
     assert [tag for tag, _ in page.elements if tag == "img"] == []
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert HOSTILE in page.text
@@ -147,10 +152,10 @@ def test_hostile_names_stay_text_everywhere(tmp_path):
     assert HOSTILE in {run[8] for run in page.data["tables"]["runs"]["rows"]}
 
 
-def test_a_string_cannot_end_the_json_block():
-    block = json_block({"a": HOSTILE + "<!--"})
+def test_a_string_cannot_end_the_data_block():
+    block = packed({"a": HOSTILE + "<!--"})
     assert not set("<>&") & set(block)
-    assert json.loads(block) == {"a": HOSTILE + "<!--"}
+    assert json.loads(gzip.decompress(base64.b64decode(block))) == {"a": HOSTILE + "<!--"}
 
 
 def test_nothing_is_loaded_and_only_the_two_scripts_may_run(html):
@@ -159,7 +164,7 @@ def test_nothing_is_loaded_and_only_the_two_scripts_may_run(html):
     assert all(load.startswith("#") for load in loads)
     assert "@import" not in html.split("</style>")[0]
     assert "url(" not in html.split("</style>")[0]
-    assert not re.search(r"https?://", page.scripts[0])
+    assert not re.search(r"https?://", json.dumps(page.data))
     policy = next(attributes["content"] for tag, attributes in page.elements if "http-equiv" in attributes)
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert policy.count("'sha256-") == 2
@@ -173,6 +178,65 @@ def test_the_file_is_under_3_mb_with_5000_runs(tmp_path):
     plan = {**report.plan, "runs": [{**run, "key": f"{i:016x}"} for i in range(5000)]}
     write_report(tmp_path / "report.html", Report(**{**vars(report), "plan": plan}))
     assert (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+def made_up_large_probe() -> tuple[pd.DataFrame, dict]:
+    """Rows and plan of 20 layers, 200 classes: 16 quantities of each class, 8 of each pair of layers, 2 embeddings."""
+    chance = np.random.default_rng(0)
+    layers, classes = [f"stage{k}.conv" for k in range(20)], [f"class number {k}" for k in range(200)]
+    same = {"study": "probe", "net": "net", "group": "all", "treatment": "F*", "seed": 0}
+    of_class = {f"{name} of class": "by_class" for name in "abcdefghijklmnop"}
+    of_pair = {f"{name} of pair": "pairs" for name in "abcdefgh"}
+    forms = {"accuracy": "by_layer", **of_class, **of_pair, "pca": "scatter", "tsne": "scatter"}
+    found = []
+    for layer in layers:
+        at = {**same, "layer": layer}
+        drawn = iter(chance.random(100_000).tolist())
+        found.append({**at, "quantity": "accuracy", "value": next(drawn)})
+        for name in of_class:
+            for one in classes:
+                value, width = next(drawn), next(drawn)
+                found.append({**at, "quantity": name, "class_name": one, "value": value,
+                              "low": value - width, "high": value + width})  # fmt: skip
+        for name in of_pair:
+            pair = {**at, "quantity": name, "other_net": "net"}
+            found += [{**pair, "other_layer": other, "value": next(drawn)} for other in layers]
+        for name in ("pca", "tsne"):
+            for unit in range(600):
+                point = {**at, "quantity": name, "class_name": classes[unit % 200], "unit": unit}
+                found += [{**point, "part": part, "value": next(drawn)} for part in ("first", "second")]
+    told = {"section": "classes", "unit": "number", "tells": "What.", "misleads": "when.", "source": "made up"}
+    quantities = {name: {**told, "form": form, "title": name} for name, form in forms.items()}
+    plan = {"quantities": quantities, "layers": layers, "net": "net", "notes": [], "failures": [], "facts": [],
+            "provenance": {}, "captions": {}}  # fmt: skip
+    return frame(found), plan
+
+
+def test_a_probe_of_20_layers_and_200_classes_is_under_3_mb():
+    rows, plan = made_up_large_probe()
+    html = render_probe("The answer.", (), rows, pd.DataFrame({"layer": plan["layers"]}), {}, plan)
+    page = Page(html)
+    assert len(html) < 3_000_000
+    shown = page.data["tables"]["rows"]["rows"]
+    assert len(shown) == 20
+    told = f"{len(rows) - 20:,} more rows, of single units, images, classes or pairs of layers, are only in rows.csv"
+    assert told in " ".join(page.text.split())
+    few = rows[rows["quantity"] == "a of class"]
+    page = Page(render_probe("The answer.", (), few, pd.DataFrame({"layer": []}), {}, plan))
+    assert len(page.data["tables"]["rows"]["rows"]) == len(few) <= MOST_ROWS
+    assert "only in rows.csv" not in page.text
+
+
+def test_what_a_figure_draws_and_tells_is_held_once():
+    """A chart's data are the name of its figure's table; thumbnails, which several charts draw, stand there once."""
+    data = Page(made_up_probe()).data
+    held = list(data["datasets"].values())
+    tables = [name for name in held if isinstance(name, str)]
+    assert "figure-0" in tables
+    assert len(tables) == len(set(tables)) == len(data["charts"])
+    pictures = [records for records in held if not isinstance(records, str)]
+    assert [list(records[0]) for records in pictures] == [["unit", "image"]]
+    assert len({name for chart in data["charts"] for name in chart["datasets"]}) == len(held)
 
 
 def test_a_mean_is_over_class_splits_after_the_trials_of_each_are_averaged():
@@ -233,7 +297,8 @@ def test_one_run_has_no_interval():
 
 def test_the_embedded_data_of_levels_are_the_means_by_hand(html):
     data = Page(html).data
-    (points,) = data["charts"][0]["datasets"].values()
+    (name,) = data["charts"][0]["datasets"]
+    points = data["datasets"][name]
     assert len(points) == 12
     for point in points:
         n, shots = point["n"], int(point["shots"])
@@ -338,11 +403,32 @@ def test_a_study_of_lesions_has_a_strip_of_what_each_layer_brings():
     found = [{"net": "small", "layer": layer, "quantity": "parameters", "value": 10} for layer in "abc"]
     for mask, values in lesions.items():
         for target, value in enumerate(values):
-            of = {"run_key": f"{mask}{target}", "cluster": str(target), "target_task": str(target), "step": 5}
+            of = {"run_key": f"{mask}{target}", "cluster": str(target), "target_task": str(target), "step": 5,
+                  "class_name": str(target), "other_class": f"of {target}"}  # fmt: skip
             found.append({**same, **of, "condition": f"lesion {mask}", "value": value})
     made = strip(frame(found))
     assert [cell.value for cell in made.lanes[0].cells] == pytest.approx([0.2, -0.1, 0.0])
     assert [tile.deed.text for tile in made.tiles] == ["tune", "fresh", "unknown"]
+
+
+def test_lesions_of_pairs_that_go_round_are_counted_by_category():
+    """Bug: six pairs in which each category is a source and a target were six independent clusters."""
+    gains = [0.1, 0.3, 0.2, 0.5, 0.1, 0.4]
+    same = {"net": "small", "quantity": "accuracy", "split": "test", "seed": 0, "trial": 0, "step": 5}
+    found = [{"net": "small", "layer": layer, "quantity": "parameters", "value": 10} for layer in "ab"]
+    for target, gain in enumerate(gains):
+        source = (target + 1) % 6
+        tasks = {"target_task": f"{target}", "source_task": f"{source}", "cluster": f"{target}"}
+        tasks.update({"class_name": f"{target}", "other_class": f"{source}"})
+        for mask, value in (("11", 0.9), ("01", 0.9 - gain), ("10", 0.9)):
+            name = f"lesion {mask}"
+            found.append({**same, **tasks, "run_key": f"{mask}{target}", "condition": name, "value": value})
+    cell = strip(frame(found)).lanes[0].cells[0]
+    pairs = pd.MultiIndex.from_tuples([(str((k + 1) % 6), str(k)) for k in range(6)])
+    wanted = by_category(pd.Series(gains, pairs), 0.95)
+    assert cell.value == pytest.approx(wanted.estimate)
+    assert (cell.low, cell.high) == pytest.approx(wanted.bounds)
+    assert (cell.low, cell.high) != pytest.approx(interval(gains, 0.95))
 
 
 def test_bars_of_a_strip_stand_on_one_scale():
@@ -444,6 +530,55 @@ def test_the_forecast_is_shown_against_what_runs_took():
 def test_unknown_values_are_null_in_the_tables():
     table = pd.DataFrame({"a": pd.array([1, None], dtype="Int64"), "b": [float("nan"), 0.5], "c": ["x", None]})
     assert table_json(table)["rows"] == [[1, None, "x"], [None, 0.5, None]]
+
+
+def parts_of(value):
+    """Every mapping within a chart."""
+    if isinstance(value, dict):
+        yield value
+        for part in value.values():
+            yield from parts_of(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from parts_of(part)
+
+
+def test_every_chart_has_colours_that_are_told_apart_by_all():
+    """Classes of embeddings were in tableau20, of which some colours look alike to some readers, and of one shape."""
+    report = made_up_report(made_up_rows())
+    pages = [made_up_probe(), render_advice(made_up_advice().as_json, Path("advice.json")), render_study(report)]
+    ours = {f"var(--c-{colour[1:].lower()}, {colour})" for colour in (*OKABE_ITO, *VIRIDIS)}
+    coloured = 0
+    for page in pages:
+        for part in parts_of(Page(page).data["charts"]):
+            assert part.get("scheme", "viridis") == "viridis"
+            for name in {"color", "fill", "stroke"} & {name for name in part if isinstance(part[name], dict)}:
+                if "field" not in part[name]:
+                    continue
+                scale, coloured = part[name]["scale"], coloured + 1
+                assert scale.get("scheme") == "viridis" or set(scale["range"]) <= ours
+    assert coloured > 10
+    sources = [path.read_text(encoding="utf-8") for path in Path(figures.__file__).parents[1].rglob("*.py")]
+    named = [name for source in sources for name in re.findall(r"scheme=\W*(\w+)", source)]
+    assert set(named) == {"viridis"}
+
+
+def test_classes_of_an_embedding_have_a_colour_with_a_shape_and_groups_are_filled_or_hollow():
+    classes = [f"c{k:02}" for k in range(48)]
+    rows = frame(
+        {"layer": "conv", "quantity": "tsne", "unit": k, "class_name": name, "part": part, "value": k / 7,
+         "group": ("known", "unknown")[k % 2]}
+        for k, name in enumerate(classes) for part in ("first", "second")
+    )  # fmt: skip
+    (figure,) = scatter(rows, QUANTITIES["tsne"], ["conv"])
+    seen = figure.chart.to_dict()["layer"][0]["encoding"]
+    looks = {name: seen[name]["scale"] for name in ("stroke", "fill", "shape")}
+    assert all(scale["domain"] == classes for scale in looks.values())
+    assert looks["stroke"]["range"] == looks["fill"]["range"]
+    assert len(set(zip(looks["fill"]["range"], looks["shape"]["range"], strict=True))) == 48
+    assert seen["fillOpacity"]["field"] == "group"
+    assert seen["fillOpacity"]["scale"] == {"domain": ["known", "unknown"], "range": [1, 0]}
+    assert "Filled: known classes; hollow: unknown." in figure.caption
 
 
 def test_colours_are_distinct_for_up_to_eight_ordered_series():

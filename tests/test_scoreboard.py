@@ -308,7 +308,7 @@ def test_hostile_names_stay_text_on_the_board(tmp_path: Path) -> None:
     write_scoreboard(tmp_path / "report.html", board_of(HOSTILE, text=HOSTILE))
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert [attributes for tag, attributes in page.elements if tag == "script"] == [
-        {"type": "application/json", "id": "report-data"}, {}, {}
+        {"type": "application/gzip", "id": "report-data"}, {}, {}
     ]  # fmt: skip
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert not [tag for tag, _ in page.elements if tag == "img"]

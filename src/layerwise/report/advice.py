@@ -13,7 +13,7 @@ import pandas as pd
 
 from layerwise.report import words
 from layerwise.report.costs import frontier
-from layerwise.report.figures import SHAPES, Figure, curves, layered, palette
+from layerwise.report.figures import Figure, curves, layered, palette, shapes
 from layerwise.report.page import render, table_json
 from layerwise.report.strip import GENERAL, UNKNOWN, Deed, Known, Lane, Strip, tiles
 from layerwise.treatment import Treatment
@@ -146,9 +146,7 @@ def _encoded(table: pd.DataFrame) -> tuple[alt.Parameter, dict[str, Any], list[s
     legend = alt.selection_point(name="picked", fields=["rate"], bind="legend", toggle="true")
     seen = {
         "color": alt.Color("rate:N", title="learning rate", sort=rates).scale(domain=rates, range=palette(len(rates))),
-        "shape": alt.Shape("rate:N", title="learning rate", sort=rates).scale(
-            domain=rates, range=[SHAPES[k % len(SHAPES)] for k in range(len(rates))]
-        ),
+        "shape": alt.Shape("rate:N", title="learning rate", sort=rates).scale(domain=rates, range=shapes(len(rates))),
     }
     return legend, seen, rates
 

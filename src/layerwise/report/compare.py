@@ -49,6 +49,11 @@ class Both:
         one, other = self.claims
         return one["verdict"] == other["verdict"] if one and other else None
 
+    @property
+    def is_tallied(self) -> bool:
+        """Is it no other claim once more, as its paper counted?"""
+        return all(claim["tallied"] for claim in self.claims if claim)
+
 
 def render_comparison(one: Side, other: Side, command: str) -> str:
     """The whole page as text."""
@@ -85,7 +90,7 @@ def answer(one: Side, other: Side, claims: Sequence[Both]) -> str:
             f"{one.name} advises {one.advised}, {other.name} {other.advised}"
         )  # fmt: skip
         return f"Of two pieces of advice: {told}. How well each is expected to do, and how sure that is, stands below."
-    shared = [claim for claim in claims if claim.agrees is not None]
+    shared = [claim for claim in claims if claim.agrees is not None and claim.is_tallied]
     if not shared:
         return f"{one.name} and {other.name} have no claim in common; their layers and figures stand side by side."
     differing = [claim for claim in shared if not claim.agrees]

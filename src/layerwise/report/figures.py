@@ -4,6 +4,7 @@ Charts take no colours from the page: text and axes are set by the page's style,
 colour-blind readers (viridis for what is ordered, Okabe and Ito's for what is not), with a shape beside each colour.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,16 @@ def palette(count: int, ordered: bool = True) -> list[str]:
     return [VIRIDIS[round(i * last / max(count - 1, 1))] for i in range(count)]
 
 
+def shapes(count: int) -> list[str]:
+    """So many shapes, which with the unordered colours of `palette` tell 48 series apart.
+
+    >>> len(set(zip(palette(48, ordered=False), shapes(48), strict=True)))
+    48
+    """
+    together = math.lcm(len(OKABE_ITO), len(SHAPES))  # after so many, shapes move on by one
+    return [SHAPES[(i + i // together) % len(SHAPES)] for i in range(count)]
+
+
 def curves(
     table: pd.DataFrame,
     x: str,
@@ -76,7 +87,7 @@ def curves(
         domain=domain, range=palette(len(domain), ordered)
     )
     mark = alt.Shape(field=colour, type="nominal", title=named, sort=domain).scale(
-        domain=domain, range=[SHAPES[i % len(SHAPES)] for i in range(len(domain))]
+        domain=domain, range=shapes(len(domain))
     )
     base = alt.Chart(data).encode(x=across, color=paint)
     lines = base.mark_line(strokeWidth=2).encode(y=up, opacity=_faded(legend, 1.0, 0.12))

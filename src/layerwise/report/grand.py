@@ -25,7 +25,6 @@ DRIFT = {
     "distance_to_start_norm": ("distance relative to the start", "none for biases that begin at 0"),
     "cka_to_final": ("similarity to the end", "CKA of what a layer makes of test images with what it does in the end"),
 }
-PANEL = 200  # pixels of a heat map's side
 ROW = 17  # pixels of a lesion's line
 FEW = 8  # categories: of more the cells are too small for numbers
 
@@ -52,43 +51,49 @@ def _figures(rows: pd.DataFrame) -> Iterator[Figure]:
 
 
 def matrix(rows: pd.DataFrame) -> Figure:
-    """A row of heat maps a net: the three measures of every ordered pair of categories."""
+    """Every ordered pair of categories by one of the three measures; menus choose the measure and the net."""
     rows = pick(rows, condition="transferred", quantity=list(MATRIX)).assign(
         never=lambda t: t["reason"].eq(NEVER).fillna(False)
     )
     by = ["net", "quantity", "other_class", "class_name"]
     table = rows.groupby(by, sort=False)[["value", "never"]].agg({"value": "mean", "never": "all"}).reset_index()
     table = table.astype({"value": float, "never": bool})
-    charts = [
-        alt.hconcat(*(_heat(pick(table, net=net, quantity=what), str(net), *told) for what, told in MATRIX.items()))
-        for net in dict.fromkeys(table["net"])
-    ]
     caption = (
         "Across: the category that is learnt; down: the category of the net that was copied whole. Bright is good for "
         "transfer. Never: the net did not reach that accuracy, and counts with all images."
     )
-    return Figure(
-        "Every category after every other", caption, alt.vconcat(*charts), table, claims=("R1a", "R1b", "R1c", "R1d")
-    )
+    return Figure("Every category after every other", caption, _heat(table), table, claims=("R1a", "R1b", "R1c", "R1d"))
 
 
-def _heat(table: pd.DataFrame, net: str, title: str, number: str, more: bool) -> alt.LayerChart:
-    middle = float(table["value"].median())
-    shown = table.assign(label=["never" if row.never else format(row.value, number) for row in table.itertuples()])
-    base = alt.Chart(shown, title=alt.Title(f"{net}: {title}", fontSize=11, color="currentColor")).encode(
-        x=alt.X("class_name:N", title="learnt", axis=alt.Axis(labelAngle=0)),
+def _heat(table: pd.DataFrame) -> alt.LayerChart:
+    shown = pd.concat([_graded(part, *MATRIX[str(what)]) for (_, what), part in table.groupby(["net", "quantity"])])
+    choices = {"net": list(dict.fromkeys(table["net"])), "measure": [title for title, *_ in MATRIX.values()]}
+    menus = [
+        alt.param(name=f"matrix_{name}", value=options[0], bind=alt.binding_select(options=options, name=f"{name} "))
+        for name, options in choices.items()
+    ]
+    base = alt.Chart(shown).encode(
+        x=alt.X("class_name:N", title="learnt", axis=alt.Axis(labelAngle=0, labelLimit=90)),
         y=alt.Y("other_class:N", title="copied"),
         tooltip=["other_class:N", "class_name:N", "label:N"],
     )
-    scale = alt.Scale(scheme="viridis", reverse=not more)
-    squares = base.mark_rect().encode(color=alt.Color("value:Q", scale=scale, legend=None))
-    bright = alt.datum.value > middle if more else alt.datum.value < middle
-    written = base.mark_text(fontSize=9).encode(
+    for name in choices:
+        base = base.transform_filter(f"datum.{name} === matrix_{name}")
+    squares = base.mark_rect().encode(color=alt.Color("good:Q", scale=alt.Scale(scheme="viridis"), legend=None))
+    bright = alt.datum.good > 0.5
+    written = base.mark_text(fontSize=10).encode(
         text="label:N", color=alt.when(bright).then(alt.value("black")).otherwise(alt.value("white"))
     )
     few = table["class_name"].nunique() <= FEW
-    layers = [squares, written] if few else [squares]
-    return alt.LayerChart(layer=layers).properties(width=PANEL, height=PANEL).resolve_scale(color="independent")
+    return layered(squares.add_params(*menus), *([written] if few else []))
+
+
+def _graded(table: pd.DataFrame, title: str, number: str, more: bool) -> pd.DataFrame:
+    """The values of one measure as they are printed, and how good they are for transfer, from 0 to 1."""
+    low, high = table["value"].min(), table["value"].max()
+    share = (table["value"] - low) / (high - low or 1)
+    label = ["never" if row.never else format(row.value, number) for row in table.itertuples()]
+    return table.assign(measure=title, label=label, good=share if more else 1 - share)
 
 
 def learning(rows: pd.DataFrame) -> Figure:

@@ -1,7 +1,17 @@
 "use strict";
-// Draws the charts and the tables from the JSON block of the page. Text is only ever set as text.
-const report = JSON.parse(document.getElementById("report-data").textContent);
+// Draws the charts and the tables from the data block of the page. Text is only ever set as text.
 const PAGE = 50; // rows drawn at once, so that thousands stay quick
+let report; // charts, their data, tables, claims, commands
+
+async function unpacked(block) { // gzip in base64, as `packed` of page.py writes it
+  const bytes = Uint8Array.from(atob(block.textContent), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
+function records(data) { // of a chart: its own, or the name of the table that they are
+  if (typeof data !== "string") return data;
+  const { columns, rows } = report.tables[data];
+  return rows.map((row) => Object.fromEntries(columns.map((column, i) => [column.name, row[i]])));
+}
 
 // ---- charts: ink is that of the text around them, so that light, dark and print need no second drawing
 const sans = getComputedStyle(document.body).fontFamily;
@@ -24,27 +34,48 @@ function overflows(place) {
   const edge = place.getBoundingClientRect().right + 2;
   return [...place.querySelectorAll(".role-legend")].some((legend) => legend.getBoundingClientRect().right > edge);
 }
+function valuesOf(field, rows) {
+  return [...new Set(rows.filter((row) => field in row).map((row) => row[field]))].sort(compare);
+}
 async function draw(place) {
   const inside = place.appendChild(document.createElement("div")), controls = place.nextElementSibling;
+  const chart = report.charts[Number(place.dataset.chart)];
   try {
+    const datasets = Object.fromEntries(chart.datasets.map((name) => [name, records(report.datasets[name])]));
+    let view;
     for (const columns of [0, 6, 4, 3, 2, 1]) { // as many as there is room for: names may be long, and screens narrow
       controls.replaceChildren(); // they stand beside the picture: inside one, nothing can be operated
-      const drawn = await vegaEmbed(inside, report.charts[Number(place.dataset.chart)], {
+      const drawn = await vegaEmbed(inside, { ...chart, datasets }, {
         mode: "vega-lite", renderer: "svg", actions: false, ast: true, bind: controls, config: style(columns),
       });
       inside.querySelector("svg").ariaHidden = "true"; // the words for it are those of its place
+      view = drawn.view;
       if (columns === 1 || !overflows(place)) break;
       drawn.finalize();
     }
+    const [field] = chart.params?.find((one) => one.bind === "legend")?.select.fields ?? [];
+    if (field) controls.append(picks(view, valuesOf(field, Object.values(datasets).flat())));
   } catch (problem) { place.textContent = "This figure could not be drawn: " + problem.message; }
 }
-(async () => { // one after the other, so that a page of many can be read meanwhile
+function picks(view, names) { // the legend for the keyboard: a checked box is a picked name, whoever picked it
+  const boxes = names.map(() => make("input", { type: "checkbox" })), fields = view.signal("picked_tuple_fields");
+  boxes.forEach((box) => box.addEventListener("change", () => {
+    const picked = names.filter((_, i) => boxes[i].checked);
+    view.data("picked_store", picked.map((name) => ({ fields, values: [name] }))).runAsync();
+  }));
+  view.addDataListener("picked_store", (_, tuples) => boxes.forEach((box, i) => {
+    box.checked = tuples.some((tuple) => tuple.values[0] === names[i]);
+  }));
+  const labels = names.map((name, i) => make("label", {}, boxes[i], " ", name));
+  return make("details", { className: "picks" }, make("summary", { textContent: "Pick by name" }), ...labels);
+}
+async function drawAll() { // one after the other, so that a page of many can be read meanwhile
   for (const place of document.querySelectorAll("[data-chart]")) {
     await draw(place);
     await new Promise((next) => setTimeout(next));
   }
   document.documentElement.classList.add("drawn");
-})();
+}
 
 // ---- tables
 function make(tag, properties = {}, ...children) {
@@ -185,15 +216,26 @@ function copies(button) {
   });
 }
 
-const grids = Object.fromEntries([...document.querySelectorAll("div[data-table]")].map((place) =>
-  [place.dataset.table, new Grid(place, place.dataset.table, true)]));
-for (const fold of document.querySelectorAll("details[data-table]")) {
-  fold.addEventListener("toggle", () => new Grid(fold, fold.dataset.table, false), { once: true });
+function tabulate() {
+  const grids = Object.fromEntries([...document.querySelectorAll("div[data-table]")].map((place) =>
+    [place.dataset.table, new Grid(place, place.dataset.table, true)]));
+  for (const fold of document.querySelectorAll("details[data-table]")) {
+    fold.addEventListener("toggle", () => new Grid(fold, fold.dataset.table, false), { once: true });
+  }
+  for (const button of document.querySelectorAll("[data-claim]")) {
+    button.addEventListener("click", () => {
+      grids.runs.only(button.dataset.claim, report.claims[button.dataset.claim]);
+      document.getElementById("runs").scrollIntoView();
+    });
+  }
 }
-for (const button of document.querySelectorAll("[data-claim]")) {
-  button.addEventListener("click", () => {
-    grids.runs.only(button.dataset.claim, report.claims[button.dataset.claim]);
-    document.getElementById("runs").scrollIntoView();
-  });
-}
+
 document.querySelectorAll("[data-copy]").forEach(copies);
+unpacked(document.getElementById("report-data")).then((data) => {
+  report = data;
+  tabulate();
+  return drawAll();
+}).catch((problem) => {
+  const textContent = "No table or figure could be drawn: " + problem.message;
+  document.getElementById("answer").append(make("p", { textContent }));
+});

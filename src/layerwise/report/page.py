@@ -1,10 +1,11 @@
-"""The page: every text escaped by the template, every number for the scripts in one JSON block, no network by policy.
+"""The page: every text escaped by the template, every number for the scripts in one packed block, no network by policy.
 
 The page forbids itself the network (Content-Security-Policy `default-src 'none'`) and any script but its own two,
 which are named by their digests: text that slipped through as a script would not run.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 import math
@@ -22,6 +23,8 @@ from markupsafe import Markup
 from layerwise.report import words
 from layerwise.report.figures import OKABE_ITO, VIRIDIS, Figure
 
+DIGITS = 7  # of a number on the page, all that single precision has; rows.csv has every one
+
 
 def render(
     template: str,
@@ -38,8 +41,10 @@ def render(
     and make a run, by what they do: the parts between which its key stands, or the one part of those without it.
     """
     numbers = {f"figure-{i}": table_json(figure.table) for i, figure in enumerate(figures)}
+    charts = [spec(figure.chart) for figure in figures]
     data = {
-        "charts": [spec(figure.chart) for figure in figures],
+        "charts": charts,
+        "datasets": _taken_out(charts, numbers),
         "tables": {**numbers, **tables},
         "claims": {name: list(keys) for name, keys in (claims or {}).items()},
         "commands": {what: list(parts) for what, parts in (commands or {}).items()},
@@ -47,7 +52,7 @@ def render(
     scripts = [_inline(vega()), _inline(_part("page.js"))]
     return _environment().get_template(template).render(
         title=title, figures=list(enumerate(figures)), css=Markup(_part("page.css")),
-        scripts=[Markup(script) for script in scripts], policy=policy(scripts), data=Markup(json_block(data)),
+        scripts=[Markup(script) for script in scripts], policy=policy(scripts), data=packed(data),
         words=words, **words_and_numbers,
     )  # fmt: skip
 
@@ -70,7 +75,7 @@ def _plain(value: Any) -> Any:
         return None
     if hasattr(value, "item"):
         value = value.item()
-    return round(value, 9) if isinstance(value, float) and abs(value) < 1e6 else value
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) and abs(value) < 1e6 else value
 
 
 def spec(chart: alt.TopLevelMixin) -> dict[str, Any]:
@@ -92,10 +97,29 @@ def _recolour(value: Any) -> Any:
     return f"var(--c-{value[1:].lower()}, {value})" if value in (*OKABE_ITO, *VIRIDIS) else value
 
 
-def json_block(data: Any) -> str:
-    """JSON that cannot end the script element it stands in, whatever its strings hold."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+def _taken_out(charts: Sequence[dict[str, Any]], tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The data of all charts by name, which leaves each chart with its names: what is drawn twice is held once.
+
+    Data that are a figure's table are the name of that table, of which the page's script makes them.
+    """
+    names = {_content([c["name"] for c in table["columns"]], table["rows"]): name for name, table in tables.items()}
+    found: dict[str, Any] = {}
+    for chart in charts:
+        for name, records in chart.get("datasets", {}).items():
+            rows = [[_plain(value) for value in record.values()] for record in records]
+            found[name] = names.get(_content(list(records[0]) if records else [], rows), records)
+        chart["datasets"] = list(chart.get("datasets", {}))
+    return found
+
+
+def _content(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    return json.dumps([columns, rows])
+
+
+def packed(data: Any) -> str:
+    """JSON, compressed, in letters that no string in it can turn into markup; `unpacked` in page.js reads it."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 @cache

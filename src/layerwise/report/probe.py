@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from layerwise.report import thumbnails
-from layerwise.report.figures import Figure, curves, layered, palette
+from layerwise.report.figures import Figure, curves, layered, palette, shapes
 from layerwise.report.page import render, table_json
 from layerwise.report.strip import GENERAL, UNKNOWN, Known, Lane, Strip, nothing_known, tiles
 
@@ -29,7 +29,8 @@ READ = {  # quantity, the first that there is: what the strip calls it
 NEEDED = {"accuracy_lost_fresh": "accuracy that the net loses where this layer is reset to fresh weights"}
 RULE = "What to do with a layer a probe does not tell: it looks at the net as it is; “layerwise advise” tries it out."
 INTERVAL = "Whiskers: 95 % intervals."
-MOST_SHOWN = 6_000  # points of all scatter plots together, so that the page stays small
+MOST_SHOWN = 6_000  # points of a scatter plot's layers together, so that the page stays small
+MOST_ROWS = 5_000  # of the page's table, without those of classes and pairs where there are more
 CELL = 22  # pixels of a heat map's row
 
 
@@ -44,9 +45,10 @@ def render_probe(
     """The whole page as text; `layers` is the table with a line for each layer, `plan` as plan.json."""
     small = thumbnails.cut(pictures[thumbnails.NAME], plan[thumbnails.NAME]) if thumbnails.NAME in pictures else {}
     drawn = list(figures(rows, plan["quantities"], plan["layers"], small))
+    shown = _shown(rows)
     return render(
         "probe.html", f"What each layer of {plan['net']} holds", drawn,
-        {"layers": table_json(layers), "rows": table_json(_shown(rows))},
+        {"layers": table_json(layers), "rows": table_json(shown)}, left_out=len(rows) - len(shown),
         answer=answer, findings=findings, notes=[*plan["notes"], *plan["failures"]], facts=plan["facts"],
         strip=strip(rows, plan["layers"]),
         provenance=plan["provenance"],
@@ -178,6 +180,8 @@ def scatter(
 ) -> Iterator[Figure]:
     """Each image as a point or as itself, a layer at a time: choose the layer below the picture, classes in the legend.
 
+    A class has a colour with a shape; filled and hollow tell the groups of classes apart.
+
     A point shows its image when it is pointed at, where `pictures` has it by its number.
     """
     axes = rows.pivot_table(
@@ -190,24 +194,34 @@ def scatter(
     classes = sorted(table["class_name"].unique())
     layer = alt.param(name="shown", value=order[-1], bind=alt.binding_select(options=list(order), name="layer "))
     legend = alt.selection_point(name="picked", fields=["class_name"], bind="legend", toggle="true")
-    scheme: Literal["tableau10", "tableau20"] = "tableau10" if len(classes) <= 10 else "tableau20"
-    paint = alt.Color(field="class_name", type="nominal", title="class", sort=classes).scale(scheme=scheme)
-    mark = alt.Shape(field="group", type="nominal", title="group").scale(range=["circle", "triangle-up"])
+    look: dict[str, Any] = {
+        name: channel(field="class_name", type="nominal", title="class").scale(domain=classes, range=drawn)
+        for name, channel, drawn in (
+            ("stroke", alt.Stroke, palette(len(classes), ordered=False)),
+            ("fill", alt.Fill, palette(len(classes), ordered=False)),
+            ("shape", alt.Shape, shapes(len(classes))),
+        )
+    }
+    groups = sorted(table["group"].unique())
+    if len(groups) > 1:
+        hollow = alt.FillOpacity(field="group", type="nominal", title="group")
+        look["fillOpacity"] = hollow.scale(domain=groups, range=[1, *[0] * (len(groups) - 1)])
+        told = {**told, "tells": f"{told['tells']} Filled: {groups[0]} classes; hollow: {' and '.join(groups[1:])}."}
     across = alt.X(field="first", type="quantitative", title=None, axis=None).scale(zero=False)
     up = alt.Y(field="second", type="quantitative", title=None, axis=None).scale(zero=False)
     hover: list[Any] = [alt.Tooltip(field=field, type="nominal") for field in ("class_name", "group", "unit")]
     base = alt.Chart(table).transform_filter("datum.layer === shown").encode(x=across, y=up)
     faded = alt.when(legend).then(alt.value(0.8)).otherwise(alt.value(0.06))
     if not pictures:
-        points = base.mark_point(filled=True, size=35).encode(color=paint, shape=mark, opacity=faded, tooltip=hover)
+        points = base.mark_point(size=35).encode(**look, opacity=faded, tooltip=hover)
         yield _figure(told, layered(points.add_params(layer, legend)).properties(height=420), table)
         return
-    small = pd.DataFrame({"unit": list(pictures), "image": list(pictures.values())})
+    small = pd.DataFrame([(unit, pictures[unit]) for unit in shown if unit in pictures], columns=["unit", "image"])
     hover.append(alt.Tooltip("image:N"))  # a tooltip draws what has this name
     themselves = alt.param(name="as_images", value=False, bind=alt.binding_checkbox(name="show the images "))
     looked_up = base.transform_lookup(lookup="unit", from_=alt.LookupData(data=small, key="unit", fields=["image"]))
     hidden = alt.when("as_images").then(alt.value(0)).when(legend).then(alt.value(0.8)).otherwise(alt.value(0.06))
-    points = looked_up.mark_point(filled=True, size=35).encode(color=paint, shape=mark, tooltip=hover, opacity=hidden)
+    points = looked_up.mark_point(size=35).encode(**look, tooltip=hover, opacity=hidden)
     side = alt.ExprRef("as_images ? 22 : 0")  # a picture without data would have no extent
     images = looked_up.mark_image(width=side, height=side)
     images = images.encode(url="image:N", opacity=faded, tooltip=hover)
@@ -274,8 +288,14 @@ def _in_order(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 
 
 def _shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that the page's table holds: not those of single images and units, which are in rows.csv."""
-    return rows[rows["unit"].isna()].dropna(axis=1, how="all").drop(columns=["study", "net", "seed"])
+    """The rows that the page's table holds; of many not those of single classes and pairs of layers.
+
+    Never those of single images and units. All are in rows.csv.
+    """
+    shown = rows[rows["unit"].isna()]
+    if len(shown) > MOST_ROWS:
+        shown = shown[shown["class_name"].isna() & shown["other_layer"].isna()]
+    return shown.dropna(axis=1, how="all").drop(columns=["study", "net", "seed"])
 
 
 def _reasons(rows: pd.DataFrame) -> list[tuple[str, str, str]]:

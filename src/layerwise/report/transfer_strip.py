@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from layerwise.report.strip import FRAGILE, GENERAL, SPECIFIC, UNKNOWN, Deed, Known, Lane, Strip, tiles
-from layerwise.report.summary import GIVEN, NET, changes, ends, over_clusters
+from layerwise.report.summary import GIVEN, LEVEL, NET, changes, ends, over_clusters
 from layerwise.report.words import counted
 from layerwise.rows import pick
+from layerwise.studies.grand_claims import LINE, over_categories
 from layerwise.studies.yosinski_claims import CAUSES, losses
 
 COPIED_THEN_FRESH = r"{letter}*\d*\*?R*\d*\*?"  # F3R5, F*R, R8, FFRR: other treatments keep layers in other ways
@@ -126,13 +127,22 @@ def _of_lesions(rows: pd.DataFrame, names: Sequence[str], parameters: Sequence[i
 
 
 def _lesioned(rows: pd.DataFrame, depth: int) -> pd.DataFrame:
-    """Test accuracy of nets that are copied whole, minus that with layer n fresh: n, mean, low, high, clusters."""
+    """Test accuracy of nets that are copied whole, minus that with layer n fresh: n, mean, low, high, clusters.
+
+    Over categories as the claims count them: pairs that have one in common are not independent.
+    """
     masks = rows["condition"].str.extract(rf"^lesion ([01]{{{depth}}})$")[0]
     found = ends(rows.assign(mask=masks)[masks.notna()])
     whole = found.loc[found["mask"] == "1" * depth, [*PAIR, "value"]]
     both = found[found["mask"].str.count("0") == 1].merge(whole, on=PAIR, suffixes=("", "_whole"))
     gains = both.assign(value=both["value_whole"] - both["value"], n=both["mask"].str.find("0") + 1)
-    return over_clusters(gains, ["n"], "category")
+    gains = gains.assign(repeat=gains["seed"].astype(str) + "-" + gains["trial"].astype(str))
+    made: list[dict[str, Any]] = []
+    for n, part in gains.groupby("n"):
+        mean = over_categories(part.set_index(LINE)["value"].astype(float), LEVEL)
+        low, high = mean.bounds or (None, None)
+        made.append({"n": n, "mean": mean.estimate, "low": low, "high": high, "clusters": mean.clusters})
+    return pd.DataFrame(made)
 
 
 def _of_retraining(rows: pd.DataFrame, names: Sequence[str], parameters: Sequence[int]) -> Strip | None:
