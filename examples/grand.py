@@ -9,7 +9,7 @@ import layerwise
 from layerwise.rows import pick
 
 found = layerwise.study(
-    "grand", data="digits", resize=32, classes="0-3", net="small40", experiments="speed-up", shots=[60], steps=10,
+    "grand", data="digits", resize=32, classes="0-5", net="small40", experiments="speed-up", shots=[60], steps=10,
     executor="serial",
 )  # fmt: skip
 curves = pick(found.rows[found.rows["trial"].notna()], quantity="accuracy", split="test")

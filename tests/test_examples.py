@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbclient import NotebookClient
 
@@ -18,7 +19,15 @@ def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setattr("sys.argv", [name, *TAKES_WORDS.get(name, [])])
+    before = processor_time()
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert processor_time() - before < 60
+
+
+def processor_time() -> float:
+    """Seconds of processor that this process and all that it has started have taken: others beside it do not count."""
+    here = psutil.Process()
+    return sum(sum(process.cpu_times()[:4]) for process in (here, *here.children(recursive=True)))
 
 
 def test_a_folder_of_pictures_is_one_that_layerwise_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +44,11 @@ def test_a_folder_of_pictures_is_one_that_layerwise_reads(tmp_path: Path, monkey
 def test_the_notebook_runs(tmp_path: Path) -> None:
     notebook = nbformat.read(EXAMPLES / "first_look.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not kept in the repository"
+    last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+    assert isinstance(ast.parse(last.source).body[-1], ast.Assert)
+    before = processor_time()
     done = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert processor_time() - before < 60
     shown = [output.data for cell in done.cells for output in cell.get("outputs", ()) if "data" in output]
     assert sum("text/html" in data for data in shown) == 3  # the study, a table, what was probed
     assert sum("image/svg+xml" in data for data in shown) == 1  # a figure, without a network
