@@ -301,6 +301,26 @@ def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
     assert 0 < len(planned(runs, here.store).missing) < len(runs)
 
 
+def test_work_for_an_execution_that_is_over_ends(tmp_path: Path) -> None:
+    """Whoever stays connected to the cluster leaves no process of it at work for nothing."""
+    store = Store(tmp_path)
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom layerwise.execute import cluster\n"
+        "from layerwise.store import Store\ncluster.WAKE_EVERY = 0.05\n"
+        "with cluster._while_wanted(Store(Path(sys.argv[1])), 'mark'):\n"
+        "    print('at work', flush=True)\n    time.sleep(60)\n"
+    )
+    with cluster._path(store, "mark").open("w"), subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as working:  # fmt: skip
+        assert working.stdout is not None
+        assert working.stdout.readline() == "at work\n"
+        time.sleep(0.3)
+        assert working.poll() is None
+        cluster._path(store, "mark").unlink()
+        assert working.wait(timeout=10) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_that_others_swallow_is_heard(number: signal.Signals) -> None:
     def interrupt(*_signal: object) -> None:

@@ -93,7 +93,8 @@ def test_a_search_advice_on_its_draws_and_their_scores(
     (advice,) = (tmp_path / "advised").glob("*.json")
     told = json.loads(advice.read_text())
     assert {(row["treatment"], row["policy"], row["rate"]) for row in told} <= options
-    assert all(0 < row["share"] <= 0.1 and row["low"] <= row["expected"] <= row["high"] for row in told)
+    assert all(row["low"] <= row["expected"] <= row["high"] for row in told)
+    assert all(0 < row["share"] < 0.5 for row in told)  # where options have three steps, to look at the layers is dear
     assert all({"logme", "h_score"} <= set(row["by_score"]) for row in told)
     printed = capsys.readouterr().out
     assert "| **advice** |" in printed

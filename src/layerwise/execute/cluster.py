@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -33,7 +34,7 @@ from layerwise.store import Store
 
 TRIES = 3  # at a unit that is lost each time
 SENT_AHEAD = 1000  # tasks that ray holds at once: more than any cluster runs, few enough to look through often
-WAKE_EVERY = 1  # seconds between two moments in which an interrupt that ray has swallowed is noticed
+WAKE_EVERY = 1  # seconds between two looks at whether an interrupt came that ray has swallowed, or the end did
 LOOK_EVERY = 10  # seconds between two looks at whether somebody is left to do the work
 PATIENCE = 300  # seconds for a node to join again where none is left that could do it
 
@@ -71,17 +72,14 @@ def execute(
         asked = {_name(unit): request(memory(unit), setting.device, nodes, _title(unit)) for unit in plan.units}
         queue = _Queue(plan, setting)
         sender = _Sender(ray, setting, mark, check)
-        try:
-            while queue.pending:
-                yield from queue.orphans()
-                while len(sender.sent) < (workers or SENT_AHEAD) and (task := queue.take()):
-                    sender.send(*task, asked[_name(task[0])])
-                for unit, answer in sender.answers():
-                    for outcome in queue.settle(unit, answer):
-                        yield replace(outcome, notes=(*notes, *outcome.notes))
-                        notes = ()
-        finally:
-            sender.cancel()
+        while queue.pending:
+            yield from queue.orphans()
+            while len(sender.sent) < (workers or SENT_AHEAD) and (task := queue.take()):
+                sender.send(*task, asked[_name(task[0])])
+            for unit, answer in sender.answers():
+                for outcome in queue.settle(unit, answer):
+                    yield replace(outcome, notes=(*notes, *outcome.notes))
+                    notes = ()
 
 
 @contextmanager
@@ -201,12 +199,6 @@ class _Sender:
             raise answer
         return answer
 
-    def cancel(self) -> None:
-        """Kill what is being done: nobody waits for it any more."""
-        for reference in self.sent:
-            with suppress(Exception):  # the cluster itself may be what was lost
-                self.ray.cancel(reference, force=True)
-
 
 _worker: tuple[str, Worker] | None = None  # what this process has loaded, and for which execution
 
@@ -218,15 +210,38 @@ def _do(setting: list[Any], mark: str, unit: Unit, wait: bool) -> list[Outcome] 
         if _worker is None or _worker[0] != mark:
             _worker = (mark, _hire(import_ray().get(setting[0]), mark))
         worker = _worker[1]
-        _look_anew(worker.store, unit)
-        return worker.do(unit, wait=wait)
+        with _while_wanted(worker.store, mark):
+            _look_anew(worker.store, unit)
+            return worker.do(unit, wait=wait)
     except StoreError as error:
         return error
 
 
+@contextmanager
+def _while_wanted(store: Store, mark: str) -> Iterator[None]:
+    """End this process when the execution that it works for is over: its mark is then gone from the store.
+
+    Whoever disconnects has ray kill what it left; this is for who stays connected. `ray.cancel` is no help: now and
+    then it has the process that calls it abort ("Tried to fail task that was not pending").
+    """
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(WAKE_EVERY):
+            with suppress(OSError):  # of a file server that is away for a moment
+                if store.folder.exists() and not _path(store, mark).exists():
+                    os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
 def _hire(setting: Setting, mark: str) -> Worker:
     """A worker, where this node sees the store: one that joined late has not been asked, and would make its own."""
-    if not (setting.store / "locks" / mark).exists():
+    if not _path(Store(setting.store), mark).exists():
         raise StoreError(not_seen(import_ray().util.get_node_ip_address(), setting.store))
     memory, disk = _room(setting.device)
     return Worker(replace(setting, memory=memory, disk=disk))
@@ -262,7 +277,11 @@ def _marked(setting: Setting) -> Iterator[str]:
         try:
             yield mark
         finally:
-            (store.folder / "locks" / mark).unlink(missing_ok=True)
+            _path(store, mark).unlink(missing_ok=True)
+
+
+def _path(store: Store, mark: str) -> Path:
+    return store.folder / "locks" / mark
 
 
 def _failed(run: Run, error: BaseException) -> Outcome:
