@@ -457,7 +457,7 @@ def test_a_folder_of_transformers_that_is_amiss_is_one_line(tmp_path: Path) -> N
     pytest.importorskip("transformers")
     for config, pixels, told in (
         ('{"model_type": "resnet", "hidden_sizes": "abc"}', "{}", "the configuration in '.*' is not one of 'resnet'"),
-        ('{"model_type": "resnet"}', '{"image_mean": 5}', "the configuration in '.*' is not one of 'resnet'"),
+        ('{"model_type": "resnet"}', '{"image_mean": 5}', "has image_mean 5 and .*; write a number per channel"),
         ('{"hidden_sizes": [1]}', "{}", "has no 'model_type', so it is no net of transformers"),
     ):
         (tmp_path / "config.json").write_text(config)

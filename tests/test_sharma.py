@@ -376,7 +376,7 @@ def test_a_small_study_has_every_row(small: tuple[Study, Path]) -> None:
 
 def test_a_study_is_saved_whole(small: tuple[Study, Path], tmp_path: Path) -> None:
     """Bug: the number of pairs was NumPy's, which JSON does not know."""
-    assert small[0].save(tmp_path / "out").stat().st_size > 1_000_000
+    assert small[0].save(tmp_path / "out").stat().st_size > 500_000
 
 
 def test_class_accuracies_are_the_learning_curves_in_parts(small: tuple[Study, Path]) -> None:

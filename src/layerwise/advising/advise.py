@@ -1,5 +1,6 @@
 """`layerwise.advise`: look at every layer once, race within the budget, and say what to do with each layer."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -227,7 +228,8 @@ class Asking:
             data={
                 "name": self.data.name, "digest": self.data.digest,
                 "classes": [self.data.class_names[label] for label in self.task.classes],
-                "training_images": race.examples, "test_images": tested, "task": described(self.task),
+                "training_images": race.examples, "test_images": tested,
+                "task": json.loads(json.dumps(described(self.task))),
             },
             considered=considered,
             interval=(max(0.0, considered[0].accuracy - reach), min(1.0, considered[0].accuracy + reach)),

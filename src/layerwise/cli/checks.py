@@ -26,10 +26,10 @@ Begins = Callable[[str], None]  # is told what is about to be imported
 USABLE, LIMITED, ABSENT, BROKEN = "usable", "limited", "absent", "broken"
 PYTHON, TORCH = (3, 11), "2.6"  # the oldest that will do; tests hold these and the next two to pyproject.toml
 LIBRARIES = {  # of the core, beside torch: by what they are imported as
-    "altair": "altair", "jaxtyping": "jaxtyping", "jinja2": "jinja2", "matplotlib": "matplotlib", "numpy": "numpy",
-    "openTSNE": "openTSNE", "pandas": "pandas", "pillow": "PIL", "psutil": "psutil", "pyarrow": "pyarrow",
-    "rich": "rich", "safetensors": "safetensors", "scikit-learn": "sklearn", "scipy": "scipy", "typer": "typer",
-    "vl-convert-python": "vl_convert",
+    "altair": "altair", "jaxtyping": "jaxtyping", "jinja2": "jinja2", "markupsafe": "markupsafe",
+    "matplotlib": "matplotlib", "numpy": "numpy", "openTSNE": "openTSNE", "pandas": "pandas", "pillow": "PIL",
+    "psutil": "psutil", "pyarrow": "pyarrow", "rich": "rich", "safetensors": "safetensors", "scikit-learn": "sklearn",
+    "scipy": "scipy", "typer": "typer", "vl-convert-python": "vl_convert",
 }  # fmt: skip
 ROOM = 10**9  # bytes of disk below which a study may not fit
 CGROUP, DRIVER = Path("/sys/fs/cgroup"), Path("/proc/driver/nvidia")
@@ -57,7 +57,9 @@ EXTRAS = {
     "vision": Extra(
         "nets of timm and torchvision", {"timm": ("timm", "1.0.20"), "torchvision": ("torchvision", "0.21")}
     ),
-    "transformers": Extra("nets of transformers", {"transformers": ("transformers", "5")}),
+    "transformers": Extra(
+        "nets of transformers", {"transformers": ("transformers", "5"), "huggingface_hub": ("huggingface_hub", "1")}
+    ),
     "hub": Extra("data sets of the Hugging Face hub", {"datasets": ("datasets", "4")}),
     "onnx": Extra(
         "`layerwise export`",

@@ -50,7 +50,6 @@ def architecture_of(name: str) -> Architecture:
     preprocessor = folder if folder and (folder / PIXELS).is_file() else None
     pixels = _values(preprocessor / PIXELS) if preprocessor else {}
     of_net, configured = _classes(kind, values)
-    mean, std, is_flipped = _scaling(preprocessor, pixels) if preprocessor else (HALF, HALF, False)
 
     def build(channels: int, size: int, outputs: int) -> nn.Module:
         changed = configured.from_dict({**values, "num_labels": outputs, "id2label": None, "label2id": None})
@@ -63,10 +62,11 @@ def architecture_of(name: str) -> Architecture:
     build.__doc__ = f"transformers' {kind}{' of a folder' * bool(folder)}."
     try:
         own = _own_size(pixels) or getattr(configured.from_dict(values), "image_size", None) or SIDE
-        return Architecture(build, mean, std, own if isinstance(own, int) else own[0])
     except Exception as error:  # what transformers finds amiss with a value has many kinds
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise StudyError(f"the configuration in '{folder}' is not one of '{kind}' ({why}); save it again") from error
+    mean, std, is_flipped = _scaling(preprocessor, pixels) if preprocessor else (HALF, HALF, False)
+    return Architecture(build, mean, std, own if isinstance(own, int) else own[0])
 
 
 def weights_of(name: str) -> Path | None:

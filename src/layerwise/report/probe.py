@@ -204,7 +204,7 @@ def scatter(
     }
     groups = sorted(table["group"].unique())
     if len(groups) > 1:
-        hollow = alt.FillOpacity(field="group", type="nominal", title="group")
+        hollow = alt.FillOpacity(field="group", type="ordinal", title="group", sort=groups)
         look["fillOpacity"] = hollow.scale(domain=groups, range=[1, *[0] * (len(groups) - 1)])
         told = {**told, "tells": f"{told['tells']} Filled: {groups[0]} classes; hollow: {' and '.join(groups[1:])}."}
     across = alt.X(field="first", type="quantitative", title=None, axis=None).scale(zero=False)
