@@ -252,11 +252,14 @@ def test_lost_again_and_again(
 
 
 DRIVER = """
+import faulthandler
+import signal
 import sys
 from pathlib import Path
 from layerwise.data.dataset import load
 from layerwise.execute import cluster
 from test_cluster import endless, planned, setting
+faulthandler.register(signal.SIGUSR1, all_threads=True)
 store, address = Path(sys.argv[1]), sys.argv[2]
 data = load(store / "data" / "blobs")
 runs = endless(data)
@@ -284,6 +287,18 @@ def drive(store: Path, address: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def end(driver: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it said until it ended; where it does not end, with where it hangs."""
+    try:
+        return driver.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        driver.send_signal(signal.SIGUSR1)
+        with suppress(subprocess.TimeoutExpired):
+            driver.communicate(timeout=2)
+        driver.kill()
+        return driver.communicate()
+
+
 def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
     machines: Machines, blobs: DataSet, tmp_path: Path
 ) -> None:
@@ -294,7 +309,7 @@ def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
     assert driver.stdout.readline() == "done\n"
     wait_for(lambda: [process for node in machines.nodes for process in at_work(node, here.store)], "work")
     driver.send_signal(signal.SIGINT)
-    words, errors = driver.communicate(timeout=15)
+    words, errors = end(driver)
     assert (words.splitlines()[-1:], errors, driver.returncode) == (["interrupted"], "", 0)
     busy = [process for node in machines.nodes for process in family(node) if process.name().startswith("ray::run ")]
     assert psutil.wait_procs(busy, timeout=10)[1] == []
