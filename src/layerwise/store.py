@@ -211,10 +211,7 @@ class Store:
         """Keep the bytes of what was measured (see layerwise.measure) under its key."""
         place = self.measured(name)
         with _clear_errors(self.folder):
-            for folder in (
-                place.parent.parent,
-                place.parent,
-            ):  # a store that is gone is not made again
+            for folder in (place.parent.parent, place.parent):  # not with parents: a store that is gone stays so
                 folder.mkdir(exist_ok=True)
             _write_whole(place, content, self._aside(name))
 

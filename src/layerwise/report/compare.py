@@ -187,7 +187,8 @@ def _on_one_scale(one: Figure, other: Figure) -> tuple[Figure, Figure]:
         return one, other
     margin = 0.05 * (max(ends) - min(ends))
     domain = [min(ends) - margin, max(ends) + margin]
-    return _scaled(one, domain), _scaled(other, domain)
+    left, right = (_scaled(figure, up, domain) if up else figure for figure, up in zip((one, other), ups, strict=True))
+    return left, right
 
 
 @dataclass(frozen=True)
@@ -217,13 +218,12 @@ def _up(chart: Any) -> _Up | None:
     return _Up(tuple(ups), tuple(values))
 
 
-def _scaled(figure: Figure, domain: list[float]) -> Figure:
+def _scaled(figure: Figure, up: _Up, domain: list[float]) -> Figure:
     """The figure with its upright axis from and to these values."""
     chart: Any = figure.chart
     chart = chart.copy(deep=True)
     layers = list(chart.layer) if isinstance(chart, alt.LayerChart) else [chart]
-    up = _up(figure.chart)
-    for k in up.layers if up else ():
+    for k in up.layers:
         layers[k].encoding.y = layers[k].encoding.y.scale(domain=domain, zero=False, nice=False)
     return replace(figure, chart=chart)
 
