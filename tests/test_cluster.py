@@ -290,7 +290,7 @@ def drive(store: Path, address: str) -> subprocess.Popen[str]:
 def end(driver: subprocess.Popen[str]) -> tuple[str, str]:
     """What it said until it ended; where it does not end, with where it hangs."""
     try:
-        return driver.communicate(timeout=20)
+        return driver.communicate(timeout=15)
     except subprocess.TimeoutExpired:
         driver.send_signal(signal.SIGUSR1)
         with suppress(subprocess.TimeoutExpired):

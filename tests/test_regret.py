@@ -73,7 +73,7 @@ def test_a_search_advice_on_its_draws_and_their_scores(
 
     source = replace(cells.ORIGINS["lenet of mnist"], steps=5)
     monkeypatch.setitem(cells.ORIGINS, "lenet of mnist", source)
-    monkeypatch.setattr("layerwise.advising.candidates.FEWEST_STEPS", 3)
+    monkeypatch.setattr("layerwise.advising.candidates.FEWEST_STEPS", 20)
     monkeypatch.setattr("layerwise.advising.candidates.EPOCHS", 0)
     shared("chars74k")
     folder = shared("mnist").parent
@@ -93,8 +93,7 @@ def test_a_search_advice_on_its_draws_and_their_scores(
     (advice,) = (tmp_path / "advised").glob("*.json")
     told = json.loads(advice.read_text())
     assert {(row["treatment"], row["policy"], row["rate"]) for row in told} <= options
-    assert all(row["low"] <= row["expected"] <= row["high"] for row in told)
-    assert all(0 < row["share"] < 0.5 for row in told)  # where options have three steps, to look at the layers is dear
+    assert all(0 < row["share"] <= 0.1 and row["low"] <= row["expected"] <= row["high"] for row in told)
     assert all({"logme", "h_score"} <= set(row["by_score"]) for row in told)
     printed = capsys.readouterr().out
     assert "| **advice** |" in printed

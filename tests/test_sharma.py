@@ -1,5 +1,6 @@
 """Sharma's study: the paper's own tables through our claims, contrasts by hand, and a small study run for real."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from layerwise.feed import scaled
 from layerwise.layers import layers
 from layerwise.measure import Bench
 from layerwise.nets import architecture, build
-from layerwise.outputs import Study, figures
+from layerwise.outputs import Study, figures, load
 from layerwise.probes.inversion import Search, invert
 from layerwise.report.page import spec
 from layerwise.report.strip import Known
@@ -376,7 +377,10 @@ def test_a_small_study_has_every_row(small: tuple[Study, Path]) -> None:
 
 def test_a_study_is_saved_whole(small: tuple[Study, Path], tmp_path: Path) -> None:
     """Bug: the number of pairs was NumPy's, which JSON does not know."""
-    assert small[0].save(tmp_path / "out").stat().st_size > 500_000
+    assert small[0].save(tmp_path / "out").stat().st_size > 500_000  # a page is compressed, and was twice as large
+    told = json.loads((tmp_path / "out" / "claims.json").read_text(encoding="utf-8"))
+    assert [one["pairs"] for one in told] == [one.pairs for one in small[0].claims]
+    pd.testing.assert_frame_equal(load(tmp_path / "out").rows, small[0].rows)
 
 
 def test_class_accuracies_are_the_learning_curves_in_parts(small: tuple[Study, Path]) -> None:
