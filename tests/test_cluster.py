@@ -54,8 +54,10 @@ class Machines:
     """A head that does no work, and nodes of one processor each: all on this machine, each with its own address."""
 
     def __init__(self) -> None:
+        from ray._common.utils import get_default_ray_temp_dir
         from ray.cluster_utils import Cluster
 
+        Path(get_default_ray_temp_dir()).mkdir(exist_ok=True)  # where ray writes the address, whatever the folder
         self.folder = mkdtemp(prefix="ray-", dir="/tmp")  # a socket's path has at most 107 characters
         self.client_port = free_port()
         self.made = 2
