@@ -2,18 +2,18 @@
 
     python benchmarks/regret.py search SHARED     # every option of every cell and draw, trained and tested; hours
     python benchmarks/regret.py advise SHARED     # advice on every draw, within the budget
-    python benchmarks/regret.py score SHARED      # the tables of docs/regret.md
-    python benchmarks/regret.py learn SHARED      # the experience that comes with the package, from all searches
+    python benchmarks/regret.py score             # the tables of docs/regret.md
+    python benchmarks/regret.py learn             # the experience that comes with the package, from all searches
 
 Every option (a treatment with a learning rate) is trained on the whole training set and its test accuracy kept, in a
-table for each cell under DIR/search; in some draws also after a quarter of the steps, as a race tries it. Advice, which
-sees the training sets alone, is under DIR/advised. What it knows from other nets and data it learns, for each cell,
-from searches that share neither its source nor its target. What is stored stays. SHARED is the folder of the shared
-data; `--store DIR`, `--cells TEXT`, `--seeds N` say what is done.
+table for each cell under TABLES/search; in some draws also after a quarter of the steps, as a race tries it. Advice,
+which sees the training sets alone, is under TABLES/advised. What it knows from other nets and data it learns, for each
+cell, from searches that share neither its source nor its target. A cell whose search has its table is not searched
+again. SHARED is the folder of the shared data; `--store DIR`, `--tables DIR`, `--cells TEXT`, `--seeds N` say what is
+done.
 """
 
 import argparse
-import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -44,6 +44,8 @@ from layerwise.result import restore
 from layerwise.run import Run, Weights, key
 from layerwise.tasks import Task
 
+TABLES = Path(__file__).with_name("regret_tables")
+BY_SCORE = "best layer by {}"
 NONE = Experience((0.0,) * 3, (1.0,) * 3, {}, {})  # before the first search there is none
 CUT_SHORT = 4  # draws of a cell in which options are trained with a quarter of the steps as well
 FREEZING = ("linear probe", "freeze 1/4", "freeze 2/4", "freeze 3/4", "fine-tune")
@@ -54,33 +56,51 @@ GROUPS = {"resnet20": (1, *(2,) * 9, 1), "resnet32": (1, *(2,) * 15, 1)}  # laye
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("what", choices=("search", "advise", "score", "learn"))
-    asked.add_argument("shared", type=Path, help="the folder of the shared data")
+    asked.add_argument("shared", type=Path, nargs="?", help="the folder of the shared data")
     asked.add_argument("--store", type=Path, default=Path("layerwise-regret"))
+    asked.add_argument("--tables", type=Path, default=TABLES, help="by default those that come with the project")
     asked.add_argument("--cells", default="", help="only cells whose names contain this")
     asked.add_argument("--seeds", type=int, help="at most so many draws a cell")
     asked.add_argument("--budget", type=float, default=0.1, help="of advice: a share of the exhaustive search")
     chosen = asked.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(chosen.shared.absolute(), chosen.store.absolute())
     cells = [cell for cell in CELLS if chosen.cells in cell.name]
     if chosen.seeds is not None:
         cells = [replace(cell, seeds=min(chosen.seeds, cell.seeds)) for cell in cells]
+    searches, told = chosen.tables / "search", chosen.tables / "advised"
     if chosen.what == "score":
-        print(scored(whole(read(bench.store / "search", cells)), read(bench.store / "advised", cells)))
+        print(scored(whole(read(searches, cells)), read(told, cells)))
         return
     if chosen.what == "learn":
-        learn_from(read(bench.store / "search", cells))
+        learn_from(read(searches, cells))
         return
+    if chosen.shared is None:
+        asked.error(f"{chosen.what} needs SHARED, the folder of the shared data")
+    bench = Bench(chosen.shared.absolute(), chosen.store.absolute())
     for cell in cells:
-        search(bench, cell) if chosen.what == "search" else advise(bench, cell, chosen.budget)
+        begun = time.perf_counter()
+        if chosen.what == "advise":
+            others = [one for one in elsewhere(cell) if place(searches, one).exists()]
+            rows = advise(bench, cell, chosen.budget, learnt(read(searches, others)) if others else NONE)
+            write(place(told, cell), rows, begun)
+        elif place(searches, cell).exists():
+            print(f"{cell.name}: its table is there")
+        else:
+            write(place(searches, cell), search(bench, cell), begun)
+
+
+def place(folder: Path, cell: Cell) -> Path:
+    """Where a cell's table is."""
+    return folder / f"{cell.name}.csv"
 
 
 def read(folder: Path, cells: list[Cell]) -> pd.DataFrame:
     """The tables of these cells that are there."""
-    there = [path for cell in cells if (path := folder / f"{cell.name}.json").exists()]
+    there = [cell for cell in cells if place(folder, cell).exists()]
     if not there:
         raise SystemExit(f"{folder} has no table of these cells; run {folder.name} first")
-    return pd.concat([pd.DataFrame(json.loads(path.read_text())) for path in there], ignore_index=True)
+    tables = [pd.read_csv(place(folder, cell)).assign(cell=cell.name, shots=cell.shots) for cell in there]
+    return pd.concat(tables, ignore_index=True)
 
 
 def whole(searched: pd.DataFrame) -> pd.DataFrame:
@@ -88,16 +108,15 @@ def whole(searched: pd.DataFrame) -> pd.DataFrame:
     return searched[searched["share"] == 1]
 
 
-def write(folder: Path, cell: Cell, rows: list[dict[str, Any]], begun: float) -> None:
+def write(path: Path, rows: list[dict[str, Any]], begun: float) -> None:
     """A cell's table."""
-    folder.mkdir(exist_ok=True)
-    (folder / f"{cell.name}.json").write_text(json.dumps(rows, indent=0))
-    print(f"{cell.name}: {len(rows)} rows, {time.perf_counter() - begun:.0f} s", flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False)
+    print(f"{path.stem}: {len(rows)} rows, {time.perf_counter() - begun:.0f} s", flush=True)
 
 
-def search(bench: Bench, cell: Cell) -> None:
-    """Train what is missing of a cell's exhaustive search, all draws together, and write its table."""
-    begun = time.perf_counter()
+def search(bench: Bench, cell: Cell) -> list[dict[str, Any]]:
+    """Train what the store lacks of a cell's exhaustive search, all draws together: the rows of its table."""
     draws = [Draw.of(bench, cell, seed) for seed in range(cell.seeds)]
     data = draws[0].data
     probes = [draw.run(draw.probe) for draw in draws]
@@ -110,20 +129,15 @@ def search(bench: Bench, cell: Cell) -> None:
     ]
     records = train_all([run for *_, run in every], data, store=bench.store, listener=Quiet())
     seen = {draw.seed: asdict(draw.asking(bench, cell).here) for draw in draws}
-    rows = [
-        row(cell, draw.seed, option, share, run, records[key(run)].result) | seen[draw.seed]
-        for draw, option, share, run in every
+    return [
+        row(draw.seed, option, share, records[key(run)].result) | seen[draw.seed] for draw, option, share, run in every
     ]
-    write(bench.store / "search", cell, rows, begun)
 
 
-def advise(bench: Bench, cell: Cell, budget: float) -> None:
-    """Ask for advice on each draw of a cell, as a user would, and write what was advised."""
-    begun = time.perf_counter()
-    others = [one for one in elsewhere(cell) if (bench.store / "search" / f"{one.name}.json").exists()]
-    known = learnt(read(bench.store / "search", others)) if others else NONE
+def advise(bench: Bench, cell: Cell, budget: float, known: Experience) -> list[dict[str, Any]]:
+    """Ask for advice on each draw of a cell, as a user would: the rows of what was advised."""
     askings = [Draw.of(bench, cell, seed).asking(bench, cell, known) for seed in range(cell.seeds)]
-    write(bench.store / "advised", cell, [advised(asking, cell, budget) for asking in askings], begun)
+    return [advised(asking, budget) for asking in askings]
 
 
 def elsewhere(cell: Cell) -> list[Cell]:
@@ -144,6 +158,9 @@ def learn_from(searched: pd.DataFrame) -> None:
                 residuals.append(residual(whole(rows), known, cell.test * CLASSES))
                 if seed < CUT_SHORT:
                     lacking.append(shortfall(rows, known, cell.test * CLASSES))
+    if not residuals:
+        print("no constants of belief: they take cells that share neither source nor target")
+        return
     print(f"constants of greatest likelihood over {len(residuals)} draws: {fitted(residuals) | fitted_short(lacking)}")
 
 
@@ -160,12 +177,11 @@ def learnt(searched: pd.DataFrame) -> Experience:
     return learn(seen, f"{searched.groupby(DRAW).ngroups} draws of {len(seen)} cells")
 
 
-def advised(asking: Asking, cell: Cell, budget: float) -> dict[str, Any]:
+def advised(asking: Asking, budget: float) -> dict[str, Any]:
     """What is advised in one draw, and what single scores of the layers would have done."""
     found = asking.advice(budget, (), "")
     best, (low, high) = found.recommended, found.interval
     return {
-        "cell": cell.name,
         "seed": asking.seed,
         "policy": best.policy,
         "treatment": best.letters,
@@ -176,8 +192,7 @@ def advised(asking: Asking, cell: Cell, budget: float) -> dict[str, Any]:
         "level": found.level,
         "sure": found.is_sure,
         "share": found.cost["spent"] / found.cost["exhaustive"],
-        "by_score": by_score(asking),
-        "trials": [asdict(trial) for trial in asking.race.trials],
+        **{BY_SCORE.format(score): policy for score, policy in by_score(asking).items()},
     }
 
 
@@ -203,11 +218,9 @@ def by_score(asking: Asking) -> dict[str, str]:
     return found
 
 
-def row(cell: Cell, seed: int, option: Option, share: float, run: Run, result: dict[str, Any]) -> dict[str, Any]:
+def row(seed: int, option: Option, share: float, result: dict[str, Any]) -> dict[str, Any]:
     """What became of an option in one draw."""
     return {
-        "cell": cell.name,
-        "shots": cell.shots,
         "seed": seed,
         "policy": option.candidate.policy,
         "treatment": option.candidate.treatment.expanded,
@@ -215,7 +228,6 @@ def row(cell: Cell, seed: int, option: Option, share: float, run: Run, result: d
         "share": share,
         **{what: value for _, split, what, value in result["curve"] if split == "test"},
         "flops": result["train_flops"],
-        "key": key(run),
     }
 
 
@@ -281,7 +293,7 @@ def scored(searched: pd.DataFrame, advised: pd.DataFrame, fewest: int = 5) -> st
     enough, counted = (table[~table["cell"].isin(few)] for table in (searched, advised))
     there = enough.merge(counted[DRAW], "inner", DRAW)
     choices = {"**advice**": counted} | {policy: fixed(there, policy) for policy in FIXED}
-    choices |= {f"best layer by {name}": following(there, counted, name) for name in FROM_FEATURES}
+    choices |= {BY_SCORE.format(name): following(there, counted, name) for name in FROM_FEATURES}
     lines = ["| choice | mean regret | 95 % | worst cell | worst draw |", "|---|---|---|---|---|"]
     regrets = {name: regret(there, chosen) for name, chosen in choices.items()}
     for name, found in regrets.items():
@@ -301,7 +313,9 @@ def scored(searched: pd.DataFrame, advised: pd.DataFrame, fewest: int = 5) -> st
 
 def following(searched: pd.DataFrame, advised: pd.DataFrame, score: str) -> pd.DataFrame:
     """What a single score of the layers would have chosen, at the one rate that is the best over all."""
-    named = advised.assign(policy=[one.get(score, "fine-tune") for one in advised["by_score"]])
+    column = BY_SCORE.format(score)
+    policies = advised[column].fillna("fine-tune") if column in advised else "fine-tune"
+    named = advised.assign(policy=policies)
     rows = named[[*DRAW, "policy"]].merge(searched, "left", [*DRAW, "policy"])
     means = rows.groupby(["cell", "rate"])["accuracy"].mean().groupby("rate").mean()
     return rows[rows["rate"] == means.idxmax()]
