@@ -101,6 +101,17 @@ def test_a_search_advice_on_its_draws_and_their_scores(
     assert "mnist to letters by hand, 5 a class: its table is there" in printed
 
 
+def test_a_single_cell_teaches_no_constants(
+    cells: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import regret
+
+    monkeypatch.setattr(regret.Experience, "save", lambda self: None)  # the package keeps its own
+    (alone,) = [cell for cell in cells.CELLS if cell.name == "lenet of mnist to omniglot, 5 a class"]
+    regret.learn_from(regret.read(regret.TABLES / "search", [alone]))
+    assert capsys.readouterr().out == ("no constants of belief: they take cells that share neither source nor target\n")
+
+
 @pytest.fixture
 def scoring(cells: ModuleType) -> ModuleType:
     import scoring
