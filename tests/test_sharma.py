@@ -37,7 +37,8 @@ from layerwise.studies.results import Result
 from layerwise.studies.sharma import claims, design, draws, measurements, remarks, runs, words
 from layerwise.studies.sharma_claims import DECODERS, DEEP, INVERSIONS
 from layerwise.studies.sharma_design import SCALES, Scale
-from layerwise.studies.sharma_measures import PIXELS, seen
+from layerwise.studies.sharma_images import seen
+from layerwise.studies.sharma_measures import PIXELS
 from layerwise.studies.sharma_retraining import CEILING, OVER, PREDICTORS, WITHIN, correlations, flagged, gains
 from layerwise.tasks import examples
 

@@ -30,8 +30,8 @@ from layerwise.store import Store
 from layerwise.studies.request import Request
 from layerwise.studies.results import Result
 from layerwise.studies.yosinski import Cell, cells, claims, design, remarks, runs, table, words
-from layerwise.studies.yosinski_claims import losses
 from layerwise.studies.yosinski_design import Design, halves, kinds
+from layerwise.studies.yosinski_nets import losses
 from layerwise.treatment import Treatment
 
 from making import contents, done_by, setting

@@ -9,8 +9,8 @@ import pandas as pd
 from layerwise.report.figures import HEIGHT, OKABE_ITO, Figure, curves, layered
 from layerwise.report.summary import LEVEL, over_clusters
 from layerwise.rows import pick
-from layerwise.studies.grand_claims import Net, nets, over_categories
 from layerwise.studies.grand_measures import BATCH, NEVER
+from layerwise.studies.grand_nets import Net, nets, over_categories
 
 BANDS = "Bands: 95 % interval of the mean over the categories that are learnt."
 MATRIX = {  # the paper's measures: their titles, how they are printed, and whether more is better

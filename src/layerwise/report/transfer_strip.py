@@ -12,8 +12,8 @@ from layerwise.report.strip import FRAGILE, GENERAL, SPECIFIC, UNKNOWN, Deed, Kn
 from layerwise.report.summary import GIVEN, LEVEL, NET, changes, ends, over_clusters
 from layerwise.report.words import counted
 from layerwise.rows import pick
-from layerwise.studies.grand_claims import LINE, over_categories
-from layerwise.studies.yosinski_claims import CAUSES, losses
+from layerwise.studies.grand_nets import LINE, over_categories
+from layerwise.studies.yosinski_nets import CAUSES, losses
 
 COPIED_THEN_FRESH = r"{letter}*\d*\*?R*\d*\*?"  # F3R5, F*R, R8, FFRR: other treatments keep layers in other ways
 PAIR = ["target_task", "source_task", "seed", "trial"]  # with what was done, one net of several from one source

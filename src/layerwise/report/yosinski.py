@@ -8,7 +8,8 @@ import pandas as pd
 from layerwise.claims import over_clusters
 from layerwise.report.figures import Figure, curves, kept_name, palette
 from layerwise.rows import final, pick
-from layerwise.studies.yosinski_claims import BASE, HALF, KINDS, LINE, OF_HALVES, Nets, losses
+from layerwise.studies.yosinski_claims import KINDS
+from layerwise.studies.yosinski_nets import BASE, HALF, LINE, OF_HALVES, Nets, losses
 
 LEVEL = 0.95
 BANDS = "Bands: 95 % interval of the mean over class splits."

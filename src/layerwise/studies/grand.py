@@ -20,9 +20,10 @@ import pandas as pd
 from layerwise.measure import Measure, Measurement, Row
 from layerwise.rows import final, frame, pick
 from layerwise.run import Recipe, Run, key
-from layerwise.studies.grand_claims import claims, words
+from layerwise.studies.grand_claims import claims
 from layerwise.studies.grand_design import ALL, EXPERIMENTS, LAYERS, NONE, RATE, RATES, Design, design
 from layerwise.studies.grand_measures import BATCH, Curve, compared, drift
+from layerwise.studies.grand_words import words
 from layerwise.studies.results import Result, rows_of
 from layerwise.treatment import lesion
 

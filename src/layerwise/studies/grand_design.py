@@ -77,7 +77,7 @@ class Design:
     @property
     def pairs(self) -> list[tuple[int, int]]:
         """Source and target of lesions and drift: without a category in common where there are enough of them, else
-        each category's source is the one before it (see `layerwise.studies.grand_claims.over_categories`).
+        each category's source is the one before it (see `layerwise.studies.grand_nets.over_categories`).
         """
         count, most = len(self.categories), min(self.scale.pairs, len(self.categories))
         stride = 2 if 2 * most <= count else 1

@@ -1,83 +1,36 @@
-"""What Sharma measures of a net: his three experiments, the class by class accuracy, and rival predictors.
+"""What Sharma measures of a net: his three experiments, and the class by class accuracy.
 
-Images are those that neither the net nor its decoders learnt from and on which no target is tested: of known classes
-from the test part, of unknown ones from the training part. A net is looked at as it is, and as it was before its first
-update ("untrained").
+A net is looked at as it is, and as it was before its first update ("untrained").
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from layerwise.errors import RepresentationError
-from layerwise.feed import scaled
 from layerwise.layers import layers
 from layerwise.measure import Bench, Measure, Row
 from layerwise.nets import architecture
 from layerwise.probes.activations import activations
 from layerwise.probes.decoder import Training
-from layerwise.probes.drift import gradients
 from layerwise.probes.embedding import picture
-from layerwise.probes.evidence import logme
 from layerwise.probes.inversion import ClassError, Search, invert
 from layerwise.probes.inversion import by_class as inverted_by_class
-from layerwise.probes.linear import LinearProbe, linear_probes
-from layerwise.probes.neighbours import neighbour_accuracy
 from layerwise.probes.recovery import Case, Recovered, minus_untrained, recover
 from layerwise.probes.recovery import by_class as recovered_by_class
 from layerwise.probes.spread import ClassMeasures, class_measures
 from layerwise.run import Run, key
 from layerwise.studies.given_net import GivenNet
+from layerwise.studies.sharma_images import TRAINED, UNTRAINED, Seen, chosen, numbers, seen
+from layerwise.studies.sharma_predictors import predictors
 from layerwise.studies.sharma_retraining import CLASS_ACCURACY
-from layerwise.tasks import examples
 
-TRAINED, UNTRAINED = "trained", "untrained"  # conditions
 PIXELS = "pixels"  # in place of a layer's name: the image itself
 RESAMPLES = 200  # for the intervals of a class's spread, given the net
-PENALTIES = (1e-3, 1e-1, 1e1)  # of linear probes: chosen among, in inner folds
 LEARNT = 400  # images of each known class, by decoders
 EVALUATED = 500  # images at once
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """The images looked at, of known and unknown classes."""
-
-    images: Float[Tensor, "examples channels height width"]  # scaled as the net takes them
-    labels: Int[Tensor, " examples"]  # as the data number their classes
-    known: tuple[int, ...]
-    unknown: tuple[int, ...]
-    names: tuple[str, ...]  # of all classes
-
-    def about(self, label: int) -> Row:
-        """The class and its group, as rows have them."""
-        return {"class_name": self.names[label], "group": "known" if label in self.known else "unknown"}
-
-    def of_unknown(self) -> tuple[Tensor, Tensor]:
-        """Rows of the unknown classes' images, and their labels."""
-        rows = torch.isin(self.labels, torch.tensor(self.unknown)).nonzero().flatten()
-        return rows, self.labels[rows]
-
-
-def seen(bench: Bench, source: Run, unknown: str, most: int, net: str | None = None, channels: int = 1) -> Seen:
-    """At most so many images a class; `unknown` are the unknown classes' numbers, such as `5,6,7`.
-
-    They are as the source takes them, or another net, over whose channels grey ones are repeated.
-    """
-    data, task, others = bench.data, source.task, tuple(map(int, unknown.split(",")))
-    known = examples(task, data.labels, data.columns, data.class_names).test
-    firsts = [known[data.labels[known] == label][:most] for label in task.classes]
-    drawn = examples(replace(task, classes=others, shots=most), data.labels, data.columns, data.class_names).train
-    rows = np.concatenate([*firsts, drawn])
-    pixels = data.images[rows]
-    if pixels.shape[1] < channels:
-        pixels = pixels.repeat(channels, axis=1)
-    images = scaled(pixels, architecture(net or source.net))
-    return Seen(images, torch.from_numpy(data.labels[rows]).long(), task.classes, others, tuple(data.class_names))
 
 
 def nets(bench: Bench, source: Run) -> Iterator[tuple[str, nn.Module]]:
@@ -225,61 +178,6 @@ def accuracies(bench: Bench, *targets: Run) -> list[Row]:
     return made
 
 
-def predictors(bench: Bench, source: Run, frozen: Run, *, unknown: str, images: int, at: str) -> list[Row]:
-    """What else may tell how much an unknown class gains from a layer: from the layer's features, and from gradients.
-
-    Accuracy of the nearest neighbours and of a linear probe (cross-validated), and LogME of the class against the rest.
-    The signal-to-noise ratio is of the gradient of the target net whose layers are `frozen` and whose head is trained:
-    of the first step that retraining the layer would take.
-    """
-    looked_at, net = seen(bench, source, unknown, images), bench.net(source)
-    rows, labels = looked_at.of_unknown()
-    pictures = looked_at.images[rows]
-    features = activations(net, pictures, pooling="flatten")
-    given = {layer: features[layer] for layer in chosen(net, looked_at, at)}
-    probed = linear_probes(given, labels, penalties=PENALTIES, seed=source.seed)
-    made: list[Row] = []
-    for layer, points in given.items():
-        about = {"run_key": key(source), "layer": layer, "condition": TRAINED}
-        neighbours = neighbour_accuracy(points, labels, seed=source.seed).by_class
-        linear = probed[layer]
-        for label in looked_at.unknown:
-            values: dict[str, float | str] = {
-                "knn_accuracy": neighbours[label],
-                "linear_accuracy": linear.accuracy.by_class[label] if isinstance(linear, LinearProbe) else str(linear),
-                "logme": _logme(points, labels == label),
-            }
-            made += [{**about, **looked_at.about(label), **_valued(*pair)} for pair in values.items()]
-    return made + list(_signals(bench.net(frozen), frozen, list(given), pictures, labels, looked_at))
-
-
-def _logme(points: Float[Tensor, "examples units"], is_class: Tensor) -> float | str:
-    try:
-        return logme(points, is_class.long())
-    except RepresentationError as error:
-        return str(error)
-
-
-def _signals(
-    net: nn.Module, frozen: Run, wanted: Sequence[str], pictures: Tensor, labels: Tensor, looked_at: Seen
-) -> Iterator[Row]:
-    """The gradient's signal-to-noise ratio in each layer, over the images of each class."""
-    every = layers(net, pictures[:1])
-    for position, label in enumerate(frozen.task.classes):
-        own = pictures[labels == label]
-        for reading in gradients(net, every, own, torch.full((len(own),), position)):
-            if reading.layer in wanted and (reading.part, reading.quantity) == ("all", "signal_to_noise"):
-                about = {"run_key": key(frozen), "layer": reading.layer, "condition": TRAINED}
-                value = reading.reason if reading.value is None else reading.value
-                yield {**about, **looked_at.about(label), **_valued("signal_to_noise", value)}
-
-
-def _valued(quantity: str, value: float | str) -> Row:
-    """A quantity with its value, or with the reason why it has none."""
-    told = {"value": None, "reason": value} if isinstance(value, str) else {"value": value}
-    return {"quantity": quantity, **told}
-
-
 def errors(found: Iterable[ClassError], looked_at: Seen, probe: str, source: Run, condition: str) -> Iterator[Row]:
     """Errors of classes as rows."""
     for one in found:
@@ -288,17 +186,6 @@ def errors(found: Iterable[ClassError], looked_at: Seen, probe: str, source: Run
             "run_key": key(source), "layer": one.layer, "condition": condition, "quantity": f"{probe}_{one.quantity}",
             "value": one.value, "low": low, "high": high, "reason": one.why or None, **looked_at.about(one.label),
         }  # fmt: skip
-
-
-def chosen(net: nn.Module, looked_at: Seen, at: str) -> list[str]:
-    """The names of the layers of these numbers."""
-    found = layers(net, looked_at.images[:1])
-    return [found[number - 1].name for number in numbers(at)]
-
-
-def numbers(at: str) -> list[int]:
-    """The numbers in a text such as `1,2`."""
-    return [int(number) for number in at.split(",")]
 
 
 MEASURES: dict[str, Measure] = {

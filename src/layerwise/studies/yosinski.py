@@ -23,8 +23,9 @@ from layerwise.rows import final, frame, pick
 from layerwise.run import Run, key
 from layerwise.studies.request import Request, experiments
 from layerwise.studies.results import Result, rows_of
-from layerwise.studies.yosinski_claims import claims, words
+from layerwise.studies.yosinski_claims import claims
 from layerwise.studies.yosinski_design import Design, fitted, halves, kinds
+from layerwise.studies.yosinski_words import words
 from layerwise.tasks import Task
 from layerwise.treatment import Treatment, preserve, random_filters, selffer, transfer
 

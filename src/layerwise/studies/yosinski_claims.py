@@ -1,4 +1,4 @@
-"""What Yosinski et al. claim, Y1 to Y7, each as the one contrast that was written before the numbers; and the answer.
+"""What Yosinski et al. claim, Y1 to Y7, each as the one contrast that was written before the numbers.
 
 Each contrast is taken twice. *Paired*: a net is compared with nets of its own target half and class split, intervals
 are over class splits. *Unpaired*, as the paper's figures do: all nets of a condition are pooled and count as if they
@@ -7,27 +7,18 @@ beside the paired claims, and not counted. Y5 compares two independent groups of
 base; only its twin pools nets.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from layerwise.claims import FEWEST_CLUSTERS, LEVELS, Claim, Kind, decide, judged, over_clusters, unmeasured, unpaired
-from layerwise.rows import final, pick
-from layerwise.studies.sentences import between, points
+from layerwise.claims import LEVELS, Claim, Kind, decide, judged, over_clusters, unmeasured, unpaired
+from layerwise.studies.yosinski_nets import BASE, LAST, OF_HALVES, Cells, Nets
 
 PAPER = "Yosinski et al."
-LINE, COLUMN = ["cluster", "seed", "target_task", "trial"], ["condition", "n"]
-HALF = LINE[:-1]  # with a net's own base
-OF_HALVES = ("transfer", "preserve", "matched", "rewound")  # experiments on random halves, which share their bases
 DEPTH = 8  # of the nets whose middle is at n = 4 and 5
 LOGS = "{} points (released logs)"
 KINDS = "these two kinds of classes"  # which all class splits of dissimilar halves have in common
 POOLED = "; unpaired, as in the paper's figures: all nets pooled as if they were independent, the clusters are nets"
-
-Cells = tuple[str, tuple[int, ...]]  # a condition, and its cuts; none is every cut that was run
-BASE: Cells = ("base", (0,))
-LAST = -1  # the cut below the last layer
 
 
 @dataclass(frozen=True)
@@ -77,67 +68,6 @@ CONTRASTS = (
         "BnB minus AnB at n = 7", ("BnB", (7,)), ("AnB", (7,)), "+8.2", "+8.1",
     ),
 )  # fmt: skip
-CAUSES = {"co-adaptation (base - BnB)": ("base", "BnB"), "specificity (BnB - AnB)": ("BnB", "AnB")}
-WHY = {  # what a cause is in the answer
-    "specificity (BnB - AnB)": "because they are specific to those classes",
-    "co-adaptation (base - BnB)": "because they were parted from the layers above them (co-adaptation: on their own "
-    "classes they lose it too)",
-}
-
-
-@dataclass(frozen=True)
-class Nets:
-    """Final test accuracies, a line per (class split, seed, target half, trial), a column per (condition, n)."""
-
-    accuracy: pd.DataFrame  # a base stands in every trial of its half
-    kept: pd.DataFrame  # the share of the own base's accuracy above chance: 1 is all of it, 0 is chance
-    keys: pd.DataFrame
-    sources: pd.DataFrame  # keys
-    depth: int
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame, *experiments: str) -> "Nets":
-        """The nets of these experiments, which share their bases; a net that was lost is null."""
-        here = pick(rows[rows["trial"].notna()], experiment=experiments)
-        ends = pick(final(here), quantity="accuracy", split="test")
-        accuracy, keys, sources = (
-            ends.pivot(index=LINE, columns=COLUMN, values=of) for of in ("value", "run_key", "source_key")
-        )
-        for grid in (accuracy, keys):
-            own = grid.get((BASE[0], 0), pd.Series(index=grid.index, dtype=object))
-            grid[BASE[0], 0] = own.groupby(level=HALF).transform("first")
-        chance = pick(here, quantity="chance").set_index(HALF)["value"]
-        least = pd.Series([chance.get(line[:-1]) for line in accuracy.index], accuracy.index, dtype=float)
-        above = accuracy.astype(float).sub(least, axis=0)
-        own = above[BASE[0], 0]
-        kept = above.div(own.where(own > 0), axis=0)  # of a base that learnt nothing there is no share
-        return cls(accuracy.astype(float), kept, keys, sources, len(pick(rows, quantity="parameters")))
-
-    def cells(self, grid: pd.DataFrame, wanted: Cells) -> pd.DataFrame:
-        """The columns of a grid that are of a condition's cuts; empty ones where they were not run."""
-        condition, cuts = wanted
-        run = [int(column[1]) for column in grid.columns if column[0] == condition]
-        found = [self.depth - 1 if n == LAST else n for n in cuts] or run
-        return grid.reindex(columns=pd.MultiIndex.from_product([[condition], sorted(found)], names=COLUMN))
-
-    def mean(self, grid: pd.DataFrame, wanted: Cells) -> "pd.Series[float]":
-        """A condition's mean over its cuts in each line; null where one that is named is lost."""
-        return self.cells(grid, wanted).mean(axis=1, skipna=not wanted[1])
-
-    def at(self, condition: str, n: int) -> "pd.Series[float]":
-        """A condition's accuracies at a cut, or the bases' beside it."""
-        return self.mean(self.accuracy, BASE if condition == BASE[0] else (condition, (n,)))
-
-    def pooled(self, grid: pd.DataFrame, wanted: Cells) -> list[float]:
-        """The values of all nets of a condition, each net once."""
-        values, keys = (self.cells(table, wanted).to_numpy().ravel() for table in (grid, self.keys))
-        nets = pd.DataFrame({"key": keys, "value": values}).dropna().drop_duplicates("key")
-        return nets["value"].astype(float).tolist()
-
-    def runs(self, lines: pd.Index, *wanted: Cells) -> tuple[str, ...]:
-        """Keys of the nets in these lines, and of their sources."""
-        grids = [self.cells(grid, one).loc[lines] for grid in (self.sources, self.keys) for one in wanted]
-        return tuple(dict.fromkeys(k for grid in grids for k in grid.to_numpy().ravel().tolist() if isinstance(k, str)))
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:
@@ -227,57 +157,3 @@ def _claim(name: str, says: str, quantity: str, published: str) -> Claim:
     paired = not name.endswith(" unpaired")
     claim = unmeasured(name, PAPER, says, quantity, cluster="class split" if paired else "net")
     return replace(claim, published=LOGS.format(published), tallied=paired)
-
-
-def losses(rows: pd.DataFrame) -> pd.DataFrame:
-    """What co-adaptation and specificity cost at each cut: n, cause, mean, low, high (95 %), clusters."""
-    nets = Nets.of(rows, *OF_HALVES)
-    found = []
-    for n in sorted({int(column[1]) for column in nets.accuracy.columns if column[0] in {"BnB", "AnB"}}):
-        for cause, (some, others) in CAUSES.items():
-            loss = (nets.at(some, n) - nets.at(others, n)).dropna()
-            if len(loss):
-                mean = over_clusters(loss, LEVELS["direction"])
-                low, high = mean.bounds or (None, None)
-                told = {"mean": mean.estimate, "low": low, "high": high, "clusters": mean.clusters}
-                found.append({"n": n, "cause": cause, **told})
-    return pd.DataFrame(found, columns=["n", "cause", "mean", "low", "high", "clusters"])
-
-
-def words(rows: pd.DataFrame, made: Sequence[Claim]) -> tuple[str, tuple[str, ...]]:
-    """The answer in one paragraph, and the main findings; every number is a mean over class splits."""
-    found = losses(rows)
-    if found.empty:
-        return "No transfer between halves was measured.", ()
-    by_n = {int(n): found[found["n"] == n].set_index("cause") for n in found["n"].unique()}
-    most = max(by_n)
-    whole = [f"by {_points(by_n[most].loc[cause])} {why}" for cause, why in WHY.items() if cause in by_n[most].index]
-    fewer = [
-        f"at n = {n} {' and '.join(_points(by_n[n].loc[cause]) for cause in WHY if cause in by_n[n].index)}"
-        for n in sorted({min(by_n), 4, 5} & by_n.keys() - {most})
-    ]
-    clusters = int(found["clusters"].max())
-    basis = f"{clusters} class splits" if clusters > 1 else "one class split"
-    others = f"With n of them: {'; '.join(fewer)}. " if fewer else ""
-    answer = (
-        f"With the bottom {most} layers copied from a net of other classes and frozen, test accuracy changes, in "
-        f"points, {', and '.join(whole)}. {others}Means over {basis}, 95 % "
-        f"intervals in brackets{'.' if clusters >= FEWEST_CLUSTERS else f'; under {FEWEST_CLUSTERS} decide nothing.'}"
-    )
-    by = {claim.id: claim for claim in made}
-    return answer, tuple(_said(by[name]) for name in ("Y4", "Y4 self-transfer", "Y2", "Y5", "Y6"))
-
-
-def _points(mean: "pd.Series[float]") -> str:
-    told = points(-mean["mean"])
-    return told if pd.isna(mean["low"]) else f"{told} [{points(-mean['high'])} to {points(-mean['low'])}]"
-
-
-def _said(claim: Claim) -> str:
-    """A finding: the contrast in points with its interval, and the verdict."""
-    if claim.estimate is None:
-        return f"{claim.statement}: not measured, the runs that it needs were not made."
-    told = f"{claim.statement}: {points(claim.estimate)} points ({claim.quantity}"
-    if interval := between(claim, points):
-        told += f"; {interval}"
-    return f"{told}). The claim {claim.id} is {claim.verdict}."
