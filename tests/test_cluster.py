@@ -312,7 +312,8 @@ def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
     wait_for(lambda: [process for node in machines.nodes for process in at_work(node, here.store)], "work")
     driver.send_signal(signal.SIGINT)
     words, errors = end(driver)
-    assert (words.splitlines()[-1:], errors, driver.returncode) == (["interrupted"], "", 0)
+    assert errors == "", errors
+    assert (words.splitlines()[-1:], driver.returncode) == (["interrupted"], 0)
     busy = [process for node in machines.nodes for process in family(node) if process.name().startswith("ray::run ")]
     assert psutil.wait_procs(busy, timeout=10)[1] == []
     assert 0 < len(planned(runs, here.store).missing) < len(runs)
