@@ -16,7 +16,7 @@ from jaxtyping import install_import_hook
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-# What a shell starts in the background ignores Ctrl-C, and hands that on to the programs that tests start and interrupt.
+# What a shell starts in the background ignores Ctrl-C, and hands that on to the programs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 hook = install_import_hook("layerwise", "checking.typechecker")
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from layerwise.report import words
 from layerwise.report.costs import frontier
-from layerwise.report.figures import Figure, curves, layered, palette, shapes
+from layerwise.report.figures import PERCENT, Figure, curves, layered, palette, shapes
 from layerwise.report.page import render, table_json
 from layerwise.report.strip import GENERAL, UNKNOWN, Deed, Known, Lane, Strip, tiles
 from layerwise.treatment import Treatment
@@ -160,7 +160,7 @@ def _ranked(table: pd.DataFrame, low: float, high: float) -> Figure:
     legend, seen, rates = _encoded(table)
     order = list(dict.fromkeys(table["name"]))
     up = alt.Y("name:N", sort=order, title=None).axis(None).scale(paddingInner=0.55, paddingOuter=0.5)
-    across = alt.X("accuracy:Q", title="expected accuracy on new images").axis(format=".0%", tickCount=6)
+    across = alt.X("accuracy:Q", title="expected accuracy on new images").axis(format=PERCENT, tickCount=6)
     apart = alt.YOffset("rate:N", sort=rates)
     base = alt.Chart(table).encode(y=up, yOffset=apart)
     whiskers = base.mark_rule(strokeWidth=1.2).encode(
@@ -197,7 +197,9 @@ def _priced(table: pd.DataFrame) -> Figure:
     title = "FLOPs of training on all images (logarithmic)"
     across = alt.X("spent:Q", title=title).scale(type="log", nice=False, padding=36)
     across = across.axis(format="~s", tickCount=5, grid=False)
-    up = alt.Y("accuracy:Q", title="expected accuracy on new images").axis(format=".0%", tickCount=6).scale(zero=False)
+    up = (
+        alt.Y("accuracy:Q", title="expected accuracy on new images").axis(format=PERCENT, tickCount=6).scale(zero=False)
+    )
     base = alt.Chart(table).transform_calculate(spent="datum.flops * pow(1.04, datum.place)").encode(x=across)
     whiskers = base.mark_rule(strokeWidth=1, color="currentColor").encode(
         y=alt.Y("low:Q", title="expected accuracy on new images"), y2="high:Q", opacity=_dimmed(legend, 0.3, 0.03)

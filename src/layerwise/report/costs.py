@@ -8,7 +8,7 @@ import pandas as pd
 
 from layerwise.claims import plural
 from layerwise.data.folder import natural
-from layerwise.report.figures import OKABE_ITO, SHAPES, Figure, layered, palette
+from layerwise.report.figures import OKABE_ITO, PERCENT, SHAPES, Figure, layered, palette
 from layerwise.report.summary import ends, over_clusters
 
 COSTS = {  # column: what it is called. Seconds are the plan's: rows repeat to the bit, and time does not
@@ -111,7 +111,7 @@ def _cost_chart(table: pd.DataFrame, known: Mapping[str, str]) -> alt.LayerChart
     title = "cost, as chosen below (logarithmic)" if len(known) > 1 else f"{next(iter(known.values()))} (logarithmic)"
     across = alt.X("spent:Q", title=title).scale(type="log", nice=False, padding=36)
     across = across.axis(format="~s", tickCount=5, grid=False)
-    up = alt.Y("test_accuracy:Q", title="test accuracy").axis(format=".0%", tickCount=6).scale(zero=False)
+    up = alt.Y("test_accuracy:Q", title="test accuracy").axis(format=PERCENT, tickCount=6).scale(zero=False)
     entries = alt.Legend(symbolLimit=MOST_NAMED)
     paint = alt.Color("condition:N", title="condition", legend=entries).scale(range=palette(len(OKABE_ITO), False))
     mark = alt.Shape("condition:N", title="condition", legend=entries).scale(range=list(SHAPES))

@@ -21,6 +21,7 @@ VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#3
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 
 HEIGHT = 320
+PERCENT = ".1~%"  # on axes: 92.5%, 93%
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Figure:
     table: pd.DataFrame
     section: str = "levels"  # of the report in which it stands
     claims: tuple[str, ...] = ()  # ids of those that it shows; Y1 is also that of "Y1 unpaired", R1 of "R1-He"
+    wide: bool = False  # with no other beside it
 
 
 def palette(count: int, ordered: bool = True) -> list[str]:
@@ -81,7 +83,7 @@ def curves(
     across = _axis(x, x_title, continuous, list(dict.fromkeys(table[x].tolist())))
     number = ".1%" if percent else ".4~g"
     up = alt.Y(field=y, type="quantitative", title=y_title or y).scale(zero=False)
-    up = up.axis(format=".0%" if percent else "~s" if table[y].abs().max() >= 1_000 else ".3~g", tickCount=6)
+    up = up.axis(format=PERCENT if percent else "~s" if table[y].abs().max() >= 1_000 else ".3~g", tickCount=6)
     named = colour_title or colour
     paint = alt.Color(field=colour, type="nominal", title=named, sort=domain).scale(
         domain=domain, range=palette(len(domain), ordered)

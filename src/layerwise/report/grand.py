@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from layerwise.report.figures import HEIGHT, OKABE_ITO, Figure, curves, layered
+from layerwise.report.figures import HEIGHT, OKABE_ITO, PERCENT, Figure, curves, layered
 from layerwise.report.summary import LEVEL, over_clusters
 from layerwise.rows import pick
 from layerwise.studies.grand_measures import BATCH, NEVER
@@ -137,7 +137,9 @@ def areas(rows: pd.DataFrame, net: str) -> Figure:
     base = alt.Chart(table).encode(y=alt.Y("mask:N", title="layers copied", sort=order))
     across = alt.X("accuracy:Q", title="mean test accuracy over the learning curve").scale(zero=False)
     hover = ["mask:N", *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("accuracy", "low", "high"))]
-    dots = base.mark_point(filled=True, size=60, color=OKABE_ITO[0]).encode(x=across.axis(format=".0%"), tooltip=hover)
+    dots = base.mark_point(filled=True, size=60, color=OKABE_ITO[0]).encode(
+        x=across.axis(format=PERCENT), tooltip=hover
+    )
     lines = base.mark_rule(opacity=0.5, color=OKABE_ITO[0]).encode(x=alt.X("low:Q").scale(zero=False), x2="high:Q")
     caption = (
         "A bit per layer, the input first: 1 is copied, 0 is fresh, and everything is trained. The area under the "

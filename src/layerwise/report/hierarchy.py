@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from layerwise.data.stimuli import KINDS, arrays, rendered
-from layerwise.report.figures import OKABE_ITO, SHAPES, Figure, curves, kept_name, layered
+from layerwise.report.figures import OKABE_ITO, PERCENT, SHAPES, Figure, curves, kept_name, layered
 from layerwise.report.summary import ends, over_clusters
 from layerwise.rows import pick
 
@@ -52,7 +52,7 @@ def untouched(rows: pd.DataFrame) -> Figure:
         xOffset="condition:N",
         color=alt.Color("condition:N", title="trained on").scale(range=list(OKABE_ITO[:2])),
     )
-    up = alt.Y("accuracy:Q", title="test accuracy").scale(zero=False).axis(format=".0%")
+    up = alt.Y("accuracy:Q", title="test accuracy").scale(zero=False).axis(format=PERCENT)
     spread = base.mark_rule(strokeWidth=2).encode(
         y=alt.Y("low:Q", title="test accuracy").scale(zero=False), y2="high:Q"
     )

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from layerwise.probes.embedding import ABOUT
-from layerwise.report.figures import Figure, curves, layered, palette
+from layerwise.report.figures import PERCENT, Figure, curves, layered, palette
 from layerwise.report.probe import scatter
 from layerwise.report.sharma_tables import plain, points, tables
 from layerwise.report.summary import over_clusters
@@ -104,7 +104,13 @@ def forest(rows: pd.DataFrame) -> Iterator[Figure]:
         "against that of the other, which is about what could be reached."
     )
     yield Figure(
-        "What tells which classes gain from retraining a layer?", caption, chart, table, "levels", claims=("S4",)
+        "What tells which classes gain from retraining a layer?",
+        caption,
+        chart,
+        table,
+        "levels",
+        claims=("S4",),
+        wide=True,
     )
 
 
@@ -189,7 +195,7 @@ def _forest(
     series = [str(value) for value in dict.fromkeys(table[colour].tolist())]
     data = table.assign(**{colour: table[colour].astype(str)})
     across = alt.X(field=x, type="quantitative", title=x_title).scale(zero=not percent)
-    across = across.axis(format=".1%" if percent else ".2~f", tickCount=6)
+    across = across.axis(format=PERCENT if percent else ".2~f", tickCount=6)
     base = alt.Chart(data).encode(
         y=alt.Y(field=y, type="ordinal", title=None, sort=order, axis=alt.Axis(labelLimit=260)),
         yOffset=alt.YOffset(field=colour, type="nominal", sort=series),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import altair as alt
 import pandas as pd
 
-from layerwise.report.figures import Figure, layered, palette
+from layerwise.report.figures import Figure, layered, palette, shapes
 from layerwise.rows import pick
 from layerwise.studies.sharma_claims import DECODERS, DEEP, INVERSIONS, PIXELS, layers_of
 from layerwise.studies.sharma_retraining import DRAW
@@ -211,9 +211,8 @@ def points(
     paint = alt.Color(field=colour, type="nominal", title=colour, sort=order)
     paint = paint.scale(domain=order, range=palette(len(order), ordered=False))
     form = shape or colour
-    shapes = list(GROUPS) if shape else order
-    mark = alt.Shape(field=form, type="nominal", title=form, sort=shapes)
-    mark = mark.scale(domain=shapes, range=list(GROUPS.values())) if shape else mark
+    named, drawn = (list(GROUPS), list(GROUPS.values())) if shape else (order, shapes(len(order)))
+    mark = alt.Shape(field=form, type="nominal", title=form, sort=named).scale(domain=named, range=drawn)
     hover = [alt.Tooltip(field=field, type="nominal") for field in (colour, *([shape] if shape else []), *tooltip)]
     hover += [
         alt.Tooltip(field=field, type="quantitative", format=".4~g") for field in ((x, y) if continuous else (y,))
