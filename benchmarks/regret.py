@@ -26,7 +26,7 @@ from cells import CELLS, CLASSES, ORIGINS, Bench, Cell, task, weights
 from scoring import DRAW, OPTION, Coverage, bars, by_confidence, coverage, fixed, interval, regret
 
 from layerwise import train_all
-from layerwise.advising.advise import Asking
+from layerwise.advising.asking import Asking
 from layerwise.advising.candidates import RATES, Option, candidates, options, recipes
 from layerwise.advising.experience import Experience, Seen, learn
 from layerwise.advising.gradient import rates_of, relative_gradients

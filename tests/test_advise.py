@@ -165,7 +165,7 @@ def test_an_option_that_diverges_loses_and_harms_no_other(
     net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that have the largest rate have one at which every loss becomes infinite."""
-    monkeypatch.setattr("layerwise.advising.advise.options", with_an_absurd_rate)
+    monkeypatch.setattr("layerwise.advising.asking.options", with_an_absurd_rate)
     advice = advise(net, written(blobs, 12), store=tmp_path / "store", **QUICK)
     assert advice is not None
     (lost,) = (one for one in advice.considered if one.policy == "linear probe" and one.rate == ABSURD)
