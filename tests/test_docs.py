@@ -56,7 +56,7 @@ NOT_RUN = {  # how a command begins, and why it is not run
 ELSEWHERE = {  # what a block of Python begins with or contains, and why it is not run
     "python examples/own_study.py": "tests/test_examples.py runs it",
     'layerwise.study("all"': "tests/test_scoreboard.py runs it",
-    'train_large(run, folder, source, devices=4, accelerator="cuda"': "four GPUs; tests/test_large.py runs it on CPUs",
+    'train_large(run, folder, None, devices=4, accelerator="cuda"': "four GPUs; tests/test_large.py runs it on CPUs",
     "from layerwise.callbacks import": "tests/test_applying.py runs it, where the library is there",
 }
 SMALLER = {  # of Python: the same, in small

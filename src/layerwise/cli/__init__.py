@@ -15,7 +15,7 @@ from layerwise.cli.advise import advise, print_advice
 from layerwise.cli.data import data
 from layerwise.cli.doctor import doctor
 from layerwise.cli.nets import nets
-from layerwise.cli.printing import complain, print_compared, print_findings, print_table
+from layerwise.cli.printing import complain, print_compared, print_entries, print_findings, print_table
 from layerwise.cli.probe import print_probed, probe
 from layerwise.cli.study import experiments_of, study
 from layerwise.cli.watch import watch
@@ -115,7 +115,8 @@ def probes() -> None:
     rows = [
         [name, title, about.tells, about.misleads] for name, found in PROBES.items() for title, about in found.abouts()
     ]
-    print_table(["probe", "quantity", "what it tells", "when it misleads"], rows)
+    heads = ["probe", "quantity", "what it tells", "when it misleads"]
+    print_entries(heads, rows) if sys.stdout.isatty() else print_table(heads, rows)
     typer.echo(f"\n--probes quick: {','.join(QUICK)}")
 
 

@@ -72,8 +72,9 @@ def adapt(
         str | None,
         _training(
             metavar="S",
-            help="What is done with each layer, such as `F*R` or `F6T*R > T*`.  [default: `F*R > T*`; `R*` without "
-            "weights; `F*R` with --onto]",
+            help="A letter for each layer, the head last: F copied and frozen, T copied and tuned, R fresh; `*` fills "
+            "up, `>` begins a second training. F*R: a new head only; T*R: fine-tune everything; see docs/language.md.  "
+            "[default: `F*R > T*`; `R*` without weights; `F*R` with --onto]",
         ),
     ] = None,
     advice: Annotated[
@@ -81,7 +82,11 @@ def adapt(
     ] = None,
     option: Annotated[
         int | None,
-        _training(metavar="N", parser=whole, help="Of the advice, the option with this number.  [default: the best]"),
+        _training(
+            metavar="N",
+            parser=whole,
+            help="Carry out the option with this number in the advice's report.  [default: 1, the best]",
+        ),
     ] = None,
     granularity: Annotated[
         str, _training(metavar="layer|block|stage", help="What a letter of the treatment is for.")

@@ -19,6 +19,15 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
+def print_entries(heads: list[str], rows: list[list[str]]) -> None:
+    """Rows of long texts for a terminal: the first two cells on a line, the others below it, wrapped to fit."""
+    width = shutil.get_terminal_size().columns
+    for first, second, *texts in rows:
+        typer.echo(f"{first}  {second}")
+        for head, text in zip(heads[2:], texts, strict=True):
+            typer.echo(textwrap.fill(f"{head}: {text}", width, initial_indent="  ", subsequent_indent="    "))
+
+
 def print_findings(found: Any, path: Path) -> None:
     """The answer, the findings, the claims, and where the report is; of several studies with each claim's statement."""
     typer.echo(f"\n{found.answer}\n")

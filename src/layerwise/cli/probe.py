@@ -63,7 +63,8 @@ def probe(
         str,
         _probed(
             metavar="LIST",
-            help="Which probes, such as knn,linear,cka; `quick` and `all` name several. See `layerwise probes`.",
+            help="Which probes, such as knn,linear,cka; `quick` and `all` name several. `layerwise probes` says what "
+            "each tells.",
             autocompletion=probe_names,
         ),
     ] = "quick",

@@ -129,9 +129,21 @@ def study(
     ] = None,
     seeds: Annotated[
         int | None,
-        _design(metavar="K", parser=whole, help="Independent class splits, each with its own source net."),
+        _design(
+            metavar="K",
+            parser=whole,
+            help="Independent repetitions: class splits (of `hierarchy` worlds), each with its own source net; of "
+            "`grand`, whose clusters are categories, repetitions with the same ones.  [default: the scale's]",
+        ),
     ] = None,
-    trials: Annotated[int | None, _design(metavar="K", parser=whole, help="Trials of each source.")] = None,
+    trials: Annotated[
+        int | None,
+        _design(
+            metavar="K",
+            parser=whole,
+            help="Targets from each source, with other samples and fresh weights; averaged.  [default: the scale's]",
+        ),
+    ] = None,
     shots: Annotated[
         str | None, _design(metavar="N,N,...", help="Training samples per class of the target, such as 1,5,10.")
     ] = None,
