@@ -623,6 +623,30 @@ def test_the_net_is_of_the_rate_that_was_best_on_validation_images(base: Path, t
     assert "| 1e-06 |" in (tmp_path / "o" / "README.md").read_text()
 
 
+def test_without_validation_images_the_first_rate_that_was_named_is_it(base: Path, tmp_path: Path) -> None:
+    """Bug: it was 0.01, whatever was named."""
+    for name in "abc":
+        (tmp_path / "few" / name).mkdir(parents=True)
+        shutil.copy(base / "abc" / name / "0.png", tmp_path / "few" / name)
+    few = Images(f"folder:{tmp_path / 'few'}", resize=32)
+    data, _ = few.open(tmp_path / "data")
+    plan = fitted(replace(wished(base).wish, images=few, rates=(0.3, 0.5), no_test=True), data)
+    assert [[recipe.rate for recipe in one] for one in plan.choices] == [[0.3, pytest.approx(0.03)]]
+    told = "there are too few images to choose a rate by validation: it is 0.3, the first that was named"
+    assert told in plan.notes
+
+
+def test_a_rate_that_failed_is_not_taken_for_one_that_diverged(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("layerwise.execute.work._train_one", failing)
+    with pytest.raises(StudyError, match="there was not enough memory for it"):
+        adapt_to(base, "abc", str(tmp_path / "o"), rates=(0.1, 0.2))
+
+
 def test_without_a_treatment_it_says_what_it_does(base: Path) -> None:
     plan = wished(base)
     assert plan.treatment.expanded == "FFFFFR > TTTTTT"

@@ -321,6 +321,11 @@ def test_pairs_of_categories_by_hand() -> None:
     assert found.clusters == 4
 
 
+def test_a_category_without_whose_pairs_nothing_is_left_is_no_cluster() -> None:
+    values = pd.Series({("a", "b"): 0.1, ("a", "c"): 0.2, ("a", "d"): 0.3, ("a", "e"): 0.4})
+    assert by_category(values, 0.95).clusters == 4
+
+
 def test_pairs_of_categories_are_not_so_many_replicates() -> None:
     """Ten categories with effects of their own: the 95 % interval holds the truth as often as it says."""
     draw, held = np.random.default_rng(3), 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layerwise.data.dataset import COPIES, DataSet, make
-from layerwise.errors import DataError
+from layerwise.errors import DataError, StudyError
 from layerwise.grouping import draw_groups, together
 from layerwise.run import Recipe, Run, from_spec, key, spec
 from layerwise.studies.request import EVERY, Request, available, fit_parts, share_out
@@ -201,6 +201,13 @@ def test_a_users_own_test_part_takes_its_copies_out_of_training() -> None:
         "groups: 3 training images are left out, which are copies of the test or validation images",
     ]
     assert fit_parts(Request(data), 5, 5)[0] == Parts("published", 5)  # of a study, as it was published
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 20.0, float("nan")])
+def test_a_share_to_test_on_that_is_none(share: float) -> None:
+    """Bug: advise took 20 for all but one image of each class."""
+    with pytest.raises(StudyError, match=f"--share {share:g} is not between 0 and 1"):
+        share_out(Request(people()), share)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,23 @@ def test_too_few_samples_are_named() -> None:
     )
 
 
+def test_a_class_of_which_all_is_kept_back_to_test_on_is_named() -> None:
+    """Bug: it was told that 0 images were asked for, and to ask for at most 0."""
+    of_a_part = np.where(LABELS == 0, "ann", "ben")
+    with pytest.raises(DataError) as caught:
+        examples(Task("d", (0, 1), parts=Parts("person", 0, ("ann",))), LABELS, {"person": of_a_part}, NAMES)
+    assert str(caught.value) == (
+        "class 'ant' has no training image; add some, keep fewer back to test on, or leave it out with --classes"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["bit:20", "bits:0", "bits:", "one-hot"])
+def test_an_encoding_that_is_none(encoding: str) -> None:
+    """Bug: it was one-hot under another key."""
+    with pytest.raises(StudyError, match=f"unknown encoding '{encoding}'; write onehot, or bits:20"):
+        Task("d", (0, 1), encoding=encoding)
+
+
 def test_parts_by_what_is_not_there() -> None:
     with pytest.raises(DataError, match=r"no column 'scene' to part them by; they have \['split', 'writer'\]"):
         part(Parts("scene", 5, ("1",)), LABELS, COLUMNS)

@@ -152,6 +152,10 @@ PART_FORM = "a part is P(share,criterion,letter), such as P(0.5,saliency,F)"
         ("P(0.5,saliency)R", f"has 'P(0.5,saliency)'; {PART_FORM}"),
         ("P(0,random,F)", "has the share '0' in 'P(0,random,F)'; it lies between 0 and 1 (for 0 write R)"),
         ("P(1.5,random,F)", "has the share '1.5' in 'P(1.5,random,F)'; it lies between 0 and 1 (for 0 write R)"),
+        (
+            "P(0.0000000000001,random,F)",
+            "has the share '0.0000000000001' in 'P(0.0000000000001,random,F)'; it lies between 0 and 1 (for 0 write R)",
+        ),
         ("P(nan,random,F)", "has the share 'nan' in 'P(nan,random,F)'; it lies between 0 and 1 (for 0 write R)"),
         (
             "P(0.5,magic,F)",

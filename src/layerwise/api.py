@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 from torch import nn
 
-from layerwise.data.dataset import DataSet, save
+from layerwise.data.dataset import DataSet, cached
 from layerwise.errors import StudyError, unknown
 from layerwise.every import every
 from layerwise.execute.forecast import Size
@@ -277,9 +277,7 @@ def train_all(
     Raises StudyError where runs do not finish, with what became of each.
     """
     shelf = Store(Path(store))
-    place = shelf.folder / "data" / data.digest
-    if not place.exists():
-        save(data, place)
+    place = cached(data, shelf.folder / "data" / data.digest)
     means = Means(executor, workers, device, deterministic, keep, address)
     told = listener or listening(shelf, "layerwise.train_all(...)", quiet=False)
     job = Job(runs, shelf, data, {data.digest: place}, means, told)

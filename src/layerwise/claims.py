@@ -283,7 +283,7 @@ def by_category(values: "pd.Series[float]", level: float) -> Mean:
     if len(pseudo) < 3:
         return Mean(mean, None, len(pseudo), "given these categories")
     student = replace(Student.of(pseudo), estimate=mean)
-    return Mean(mean, student.interval(level), count, values=pseudo, student=student)
+    return Mean(mean, student.interval(level), len(pseudo), values=pseudo, student=student)
 
 
 def unpaired(some: Sequence[float], others: Sequence[float], level: float) -> Mean:

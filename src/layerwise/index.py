@@ -46,7 +46,7 @@ def marks(folder: str) -> bytes | None:
 
 
 def settled(found: bytes) -> bool:
-    """Could a change from now on leave these marks as they are, because the clock has not moved since the last one?"""
+    """Would a change from now on surely alter these marks, as the clock has moved since the last one?"""
     now = time.time()
     times = [int(number) / 1e9 for number in found.split()]
     return all(abs(now - times[k]) > SETTLED for k in (0, 3, 4, 7, 8))

@@ -22,7 +22,7 @@ from layerwise.execute.widths import Widths
 from layerwise.execute.work import Outcome, Setting
 from layerwise.nets.places import places
 from layerwise.progress import Quiet
-from layerwise.run import PRECISIONS, Run, key
+from layerwise.run import Run, key
 from layerwise.store import Damaged, Record, Store
 from layerwise.tasks import TEST, TRAIN, VALIDATION, Parts, Task, examples, part
 
@@ -102,8 +102,6 @@ class Means:
 def check_precision(precision: str, means: Means) -> None:
     """Raise StudyError where the device does not calculate like this, and would only imitate it."""
     device = means.place
-    if precision not in PRECISIONS:
-        raise StudyError(unknown("precision", precision, PRECISIONS))
     if means.is_elsewhere:
         return  # the executor looks at each node
     if precision == "bfloat16" and not has_bfloat16(device):
@@ -169,13 +167,14 @@ class Job:
         first_forecast, stored = self.forecast, self.stored_before
         start = time.perf_counter()
         try:
-            for _ in range(ATTEMPTS):
+            for attempt in range(ATTEMPTS):
+                if attempt:
+                    made = self.plan(begins=True)
                 self.failures.clear()
                 self.diverged.clear()
                 self._execute(made)
                 if not self._collect(made):
                     break
-                made = self.plan(begins=True)
         except KeyboardInterrupt:
             stored = sum(self.store.has(key(run)) for run in first.runs)
             raise KeyboardInterrupt(

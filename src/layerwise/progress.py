@@ -114,10 +114,7 @@ class _Left(ProgressColumn):
 
 
 def plan_line(plan: Plan, forecast: Forecast, workers: int) -> str:
-    """Runs wanted, stored and missing, and what the missing ones will take.
-
-    A run that may stop early is forecast with all its steps.
-    """
+    """Runs wanted, stored and missing, and what the missing ones will take."""
     counts = f"Plan: {len(plan.runs)} runs wanted, {plan.stored} stored, {len(plan.missing)} missing"
     if not plan.missing:
         return f"{counts}; nothing to train"

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from layerwise.augment import Augmentation
-from layerwise.errors import StudyError
+from layerwise.errors import StudyError, unknown
 from layerwise.randomness import canonical
 from layerwise.tasks import LATER, PARTS_LATER, Parts, Task
 from layerwise.treatment import Treatment
@@ -56,11 +56,14 @@ class Recipe:
                 object.__setattr__(self, field.name, tuple(map(float, value)))
             elif field.type in {int, bool} and field.type(value) == value:
                 object.__setattr__(self, field.name, field.type(value))
-        if self.optimiser not in OPTIMISERS or self.precision not in PRECISIONS:
-            raise StudyError(
-                f"unknown optimiser or precision '{self.optimiser}', '{self.precision}'; "
-                f"known: {', '.join(OPTIMISERS)}; {', '.join(PRECISIONS)}"
-            )
+        for what, value, known in (
+            ("optimiser", self.optimiser, OPTIMISERS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise StudyError(unknown(what, value, known))
+        if self.stop_at is not None and self.evaluate_every < 1:
+            raise StudyError(f"stop_at {self.stop_at:g} is looked at where the net is; pass evaluate_every > 0 as well")
         if self.steps < 0 or self.batch_size < 1 or self.rate <= 0:
             raise StudyError(f"a recipe needs steps >= 0, batch_size >= 1 and rate > 0, not {self}")
         if self.nesterov and self.momentum <= 0:
@@ -239,15 +242,22 @@ def _task(text: str) -> Task:
 def task_from(task: Mapping[str, Any]) -> Task:
     """The task that `layerwise.tasks.described` has told, as JSON gives it back."""
     listed = {name: tuple(task["parts"][name]) for name in ("held_out", "groups") if name in task["parts"]}
-    parts = Parts(**{**task["parts"], **listed})
+    parts = Parts(**_known(Parts, {**task["parts"], **listed}))
     classes = {name: tuple(task[name]) for name in ("classes", "rest") if name in task}
-    return Task(**{**task, **classes, "parts": parts})
+    return Task(**_known(Task, {**task, **classes, "parts": parts}))
+
+
+def _known(kind: type[Recipe | Task | Parts], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of a recipe or task; StudyError where a newer layerwise has one that this does not know."""
+    if strange := sorted(values.keys() - set(NAMES[kind])):
+        raise StudyError(f"a run with '{strange[0]}' cannot be read by this layerwise; upgrade layerwise")
+    return values
 
 
 @lru_cache(maxsize=4096)
 def _recipe(text: str) -> Recipe:
     recipe = json.loads(text)
-    return Recipe(**{**recipe, **{name: tuple(recipe[name]) for name in ("drops", "layer_rates")}})
+    return Recipe(**_known(Recipe, {**recipe, **{name: tuple(recipe[name]) for name in ("drops", "layer_rates")}}))
 
 
 @lru_cache(maxsize=4096)

@@ -65,6 +65,8 @@ def fresh(net: str, shape: tuple[int, int, int], outputs: int, drawn: int, dtype
     if name not in _drawn:
         state = build(net, shape, outputs, drawn).to(getattr(torch, dtype)).state_dict()
         size = sum(tensor.nbytes for tensor in state.values())
+        if size > DRAWN_BYTES:
+            return dict(state)
         while _drawn and len(_drawn) >= DRAWN_BYTES // max(size, 1):
             _drawn.popitem(last=False)
         _drawn[name] = state

@@ -8,6 +8,8 @@
     STORE/index/                         what the runs held when they were last read (see layerwise.index)
     STORE/measured/                      what was measured on trained nets (see layerwise.measure)
     STORE/locks/, writing/, damaged/     runs being trained, being written, and set aside
+    STORE/running/                       what executions say of themselves (see layerwise.running)
+    STORE/fleets.json, fleets.lock       how many runs train together (see layerwise.groups)
 
 A run is written aside and renamed into place, so that it is there whole or not at all; a lock, released by the system
 when its process dies, keeps two processes from training one run. The store is the truth about what is finished, and
@@ -38,7 +40,7 @@ from layerwise.run import Run, Weights, from_spec, key, key_of, spec
 STORE_VERSION = 1
 SUMS = "SHA256SUMS"
 FOLDERS = ("runs", "data", "locks", "writing")
-LATER = ("weights", "index", "measured", "damaged")  # made when they are needed
+LATER = ("weights", "index", "measured", "damaged", "running", "fleets.json", "fleets.lock")  # made when needed
 READ_ANEW = 1 / 16  # of a shelf's runs: where more were not in its index, it is written
 BEING_WRITTEN = 3600  # seconds for which a data set half decoded may still be at work
 KEY, DIGEST = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
@@ -204,7 +206,8 @@ class Store:
         with _clear_errors(self.folder):
             place.parent.mkdir(exist_ok=True)
             if not place.exists() or place.read_bytes() != content:
-                _write_whole(place, content, self._aside(digest[:16]))
+                with self._writes(digest[:16]):
+                    _write_whole(place, content, self._aside(digest[:16]))
         return digest
 
     def put_measured(self, name: str, content: bytes) -> None:
@@ -213,7 +216,8 @@ class Store:
         with _clear_errors(self.folder):
             for folder in (place.parent.parent, place.parent):  # not with parents: a store that is gone stays so
                 folder.mkdir(exist_ok=True)
-            _write_whole(place, content, self._aside(name))
+            with self._writes(name):
+                _write_whole(place, content, self._aside(name))
 
     def measured(self, name: str) -> Path:
         """The file of what was measured under this key, there or not."""
@@ -293,6 +297,15 @@ class Store:
         with file:
             yield True
 
+    @contextmanager
+    def _writes(self, name: str) -> Iterator[None]:
+        """Keep from being cleaned what is written aside under this name; the lock goes with it."""
+        with self.lock(name, wait=True):
+            try:
+                yield
+            finally:
+                (self.folder / "locks" / name).unlink(missing_ok=True)
+
     def _locked(self, path: Path, wait: bool) -> TextIO | None:
         """The lock file, open and locked; null where it is somebody else's."""
         with _clear_errors(self.folder):
@@ -344,7 +357,7 @@ class Store:
             shutil.rmtree(old, ignore_errors=True)
 
     def _aside(self, name: str) -> Path:
-        """A path that is nobody else's; if it begins with a key, that run's lock keeps it from being cleaned."""
+        """A path that is nobody else's; it begins with the name of a lock, which keeps it from being cleaned."""
         return self.folder / "writing" / f"{name}-{uuid.uuid4().hex}"
 
     def _place(self, run_key: str) -> str:

@@ -40,9 +40,7 @@ class Parts:
     validation: int = 0  # images a class
     seed: int = 0
     groups: tuple[str, ...] = ()  # columns whose values stay on one side
-    share: float = (
-        0.0  # at most this share of a class's images is drawn for test, and of the rest for validation; 0: any
-    )
+    share: float = 0.0  # at most this share of a class is drawn for test, and of the rest for validation; 0: any
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,10 @@ class Task:
     parts: Parts = Parts()
     seed: int = 0  # draws the samples and the bits
     rest: tuple[int, ...] = ()  # classes that together are one more, the last: the null class
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("onehot|bits:[1-9][0-9]*", self.encoding):
+            raise StudyError(f"unknown encoding '{self.encoding}'; write onehot, or bits:20 for 20 random bits a class")
 
     @property
     def outputs(self) -> int:
@@ -185,6 +187,11 @@ def examples(
         for which in (VALIDATION, TEST):
             found[which].append(here[parts[here] == which])
         pool = here[parts[here] == TRAIN]
+        if not len(pool):
+            raise DataError(
+                f"class '{class_names[label]}' has no training image; add some, keep fewer back to test on, or leave "
+                "it out with --classes"
+            )
         shots = len(pool) if task.shots is None else task.shots
         if not 0 < shots <= len(pool):
             raise DataError(

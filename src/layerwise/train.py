@@ -134,8 +134,12 @@ class _Stage:
         if self.recipe.evaluates_after(step):
             seen = looked_at(self.feed.parts, self.recipe, step)
             found = finite(self.run, evaluate(self.rest, self.feed, self.before + step, seen))
-        set_modes(self.net, self.found, self.trained, frozen_dropout=self.recipe.frozen_dropout)
+        self.set_modes()
         return found
+
+    def set_modes(self) -> None:
+        """Dropout and batch norm as the stage trains each layer."""
+        set_modes(self.net, self.found, self.trained, frozen_dropout=self.recipe.frozen_dropout)
 
 
 @contextmanager
@@ -172,7 +176,7 @@ def rehearse_alone(run: Run, stage: int, feed: Feed, source: Trained, ahead: Ahe
     net.load_state_dict(begin(run, stage, found, feed.shape, source.weights, source.initial, chosen))
     with arithmetic(run.recipes[stage], feed):
         made = _Stage(run, stage, net, found, feed, ahead, 0, chosen)
-        made.points(-1)
+        made.set_modes()
 
     def step() -> None:
         with arithmetic(run.recipes[stage], feed):

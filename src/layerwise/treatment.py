@@ -46,6 +46,7 @@ TRAINED = frozenset("TRMWP")
 FROM_SOURCE = frozenset("FTMWP")
 CRITERIA = ("saliency", "taylor", "information", "random")
 MOST_LAYERS = 9999
+DIGITS = 12  # after the point, of a share
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ class Part:
         if len(fields) != 3:
             raise TreatmentError(f"has '{symbol}'; a part is P(share,criterion,letter), such as P(0.5,saliency,F)")
         share, criterion, letter = fields
-        if not re.fullmatch(r"0?\.[0-9]+", share) or float(share) == 0:
+        if not re.fullmatch(r"0?\.[0-9]+", share) or round(float(share), DIGITS) in {0, 1}:
             raise TreatmentError(f"has the share '{share}' in '{symbol}'; it lies between 0 and 1 (for 0 write R)")
         if criterion not in CRITERIA:
             raise TreatmentError(f"has the criterion '{criterion}' in '{symbol}'; known: {' '.join(CRITERIA)}")
         if letter not in {"F", "T"}:
             raise TreatmentError(f"has the letter '{letter}' in '{symbol}'; copied units are F (frozen) or T (tuned)")
-        return cls(float(share), criterion, letter)
+        return cls(round(float(share), DIGITS), criterion, letter)
 
     def of(self, units: int) -> int:
         """How many of so many units: the share of them, rounded half up.
@@ -84,7 +85,7 @@ class Part:
 
     @property
     def _share(self) -> str:
-        return f"{self.share:.12f}".rstrip("0")
+        return f"{self.share:.{DIGITS}f}".rstrip("0")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from layerwise.job import Means, counts
 from layerwise.listening import listening
 from layerwise.nets import LIBRARIES, architecture
 from layerwise.nets.weights import parse_net, read_weights
+from layerwise.plan_file import command_of
 from layerwise.run import Run, key
 from layerwise.store import Store
 from layerwise.tasks import examples
@@ -132,7 +133,7 @@ def adapt(
     tensorboard: str | Path | None = None,
     dry_run: bool = False,
     quiet: bool = False,
-    command: str | None = None,
+    command: Sequence[str] | None = None,
 ) -> AdaptedNet | None:
     """Train a net as a treatment says on all images of the data but those kept back; see `layerwise adapt --help`.
 
@@ -146,12 +147,13 @@ def adapt(
     the file that makes it. With `dry_run` the plan and its forecast are told, and nothing is trained or given. Raises
     LayerwiseError where an option, the data, the net or the folder is not usable.
     """
+    given = {name: value for name, value in locals().items() if name not in {"command", "quiet"}}
     if onnx:
         check_can_export()
     target = Target.of(out, onto, task, data)
     began = target.begun(net)
     shelf, means = Store(Path(store)), Means(executor, workers, device, deterministic)
-    told = command or f"layerwise.adapt({net!r}, {data!r}, ...)"
+    told = command_of(command, {name: value for name, value in given.items() if value not in (None, "")}, "adapt")
     listener = listening(shelf, told, quiet=quiet, dry_run=dry_run, tensorboard=tensorboard)
     asked = target.like(Images(data, classes, resize, grey, skip_unreadable, drop_duplicates, groups, hold_out))
     opened = open_images(asked, shelf.folder / "data", began.name, began.content, began.called)

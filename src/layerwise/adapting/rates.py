@@ -37,12 +37,25 @@ def recipes(
 
 
 def trial(
-    task: Task, validation: int, choices: tuple[Recipes, ...], told: list[str], *, is_own: bool
+    task: Task,
+    validation: int,
+    choices: tuple[Recipes, ...],
+    told: list[str],
+    *,
+    named: Sequence[float] | None,
+    is_own: bool,
 ) -> tuple[Task | None, tuple[Recipes, ...]]:
-    """The task on which rates are compared, if it has validation images, and what is compared; `is_own`: the data's."""
+    """The task on which rates are compared, if it has validation images, and what is compared.
+
+    `named` are the rates that the user wants; `is_own`: validation images are a part of the data's own.
+    """
     if validation == 0:
-        told.append(f"there are too few images to choose a rate by validation: it is {ONE_RATE}")
-        return None, (tuple(replace(r, rate=ONE_RATE * (LATER_RATE if k else 1)) for k, r in enumerate(choices[0])),)
+        rate = named[0] if named else ONE_RATE
+        told.append(
+            f"there are too few images to choose a rate by validation: it is {rate:g}"
+            + (", the first that was named" if named else "")
+        )
+        return None, (tuple(replace(r, rate=rate * (LATER_RATE if k else 1)) for k, r in enumerate(choices[0])),)
     then = (
         " of the data's own part, which is not trained on" if is_own else "; the best one's net is trained on them too"
     )

@@ -158,7 +158,7 @@ def fitted(wish: Wish, data: DataSet) -> Fitted:
     compared = None
     if len(choices) > 1:
         compared, choices = trial(
-            parted, counts(parted, data)["validation"], choices, told, is_own=images["validation"] > 0
+            parted, counts(parted, data)["validation"], choices, told, named=wish.rates, is_own=images["validation"] > 0
         )
     return Fitted(wish, data, task, compared, treatment, found, trunk, choices, tuple(told))
 

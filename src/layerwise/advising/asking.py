@@ -20,9 +20,10 @@ from layerwise.advising.racing import Race, last
 from layerwise.advising.reasons import Reason, reasons
 from layerwise.advising.rehearsal import FOLD, FOLDS, GROUP, Rehearsal, rehearsal
 from layerwise.costs import counted
-from layerwise.data.dataset import DataSet, save, shape_of
+from layerwise.data.dataset import DataSet, cached, shape_of
 from layerwise.errors import RepresentationError, StudyError
-from layerwise.execute.plan import Plan
+from layerwise.execute.forecast import forecast
+from layerwise.execute.plan import Plan, plan
 from layerwise.feed import scaled
 from layerwise.images import SHOWN
 from layerwise.job import Job, Means, counts
@@ -93,10 +94,7 @@ class Asking:
     @cached_property
     def place(self) -> Path:
         """The folder of the training images, for workers."""
-        found = self.store.folder / "data" / self.rehearsal.data.digest
-        if not found.exists():
-            save(self.rehearsal.data, found)
-        return found
+        return cached(self.rehearsal.data, self.store.folder / "data" / self.rehearsal.data.digest)
 
     @cached_property
     def race(self) -> Race:
@@ -114,9 +112,9 @@ class Asking:
         race = self.race
         longest = max(race.options, key=lambda one: race.flops(race.run(one, self.rehearsal.task)))
         run = race.run(longest, self.task)
-        job = self._job([run], self.data, Quiet())
-        job.plan()
-        seconds = job.forecast.wall_seconds * race.exhaustive / race.flops(run) / self.means.processes
+        size = self._job([run], self.data, Quiet()).size
+        alone = forecast(plan([run], has=lambda *_: False), size, 1, self.means.here)  # it may be in the store
+        seconds = alone.wall_seconds * race.exhaustive / race.flops(run) / self.means.processes
         self.listener.say(
             f"Plan: {len(race.options)} options for {race.examples} training images; trying each once would take "
             f"{duration(seconds)}, advice at most {budget:.0%} of that: {duration(budget * seconds)}"
@@ -296,8 +294,7 @@ class Asking:
 
     def _job(self, runs: Sequence[Run], data: DataSet, listener: Quiet, *, keep: bool = False) -> Job:
         kept = frozenset(map(key, runs)) if keep else frozenset()
-        folders = {self.rehearsal.data.digest: self.place, self.data.digest: self.store.folder / "data"}
-        return Job(runs, self.store, data, folders, self.means, listener, kept)
+        return Job(runs, self.store, data, {self.rehearsal.data.digest: self.place}, self.means, listener, kept)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def adapt(
             hold_out=hold_out, groups=groups, drop_duplicates=drop_duplicates, share=share, no_test=no_test,
             rates=_rates(rates), steps=steps, batch_size=batch_size, augment=augment, seed=seed or 0, onnx=onnx,
             store=store, out=out, executor=executor, workers=workers, device=device, deterministic=deterministic,
-            tensorboard=tensorboard, dry_run=dry_run, command=shlex.join(["layerwise", *sys.argv[1:]]),
+            tensorboard=tensorboard, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
     except KeyboardInterrupt as interruption:
         complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")

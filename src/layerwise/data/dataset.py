@@ -166,6 +166,13 @@ def save(dataset: DataSet, folder: Path) -> None:
         raise StoreError(f"the data cache {folder} cannot be written ({error.strerror or error}); {cure}") from error
 
 
+def cached(dataset: DataSet, folder: Path) -> Path:
+    """Have the data set in the folder, written anew where what is there is not whole; gives the folder."""
+    if intact(folder) is None:
+        save(dataset, folder)
+    return folder
+
+
 def _write(dataset: DataSet, folder: Path) -> None:
     folder.mkdir()
     np.save(folder / "images.npy", dataset.images, allow_pickle=False)

@@ -1,8 +1,8 @@
 """What Grand et al. claim, R1 to R5, each part as the one contrast that was written before the numbers.
 
-Clusters are categories (see
-`over_categories`): the jackknife's where a category stands in several pairs, as of all ordered pairs, and of lesions
-and drift where pairs go round for lack of categories; else the category that is learnt, with a source of its own.
+Clusters are categories (see `grand_nets.over_categories`): the jackknife's where a category stands in several pairs, as
+of all ordered pairs, and of lesions and drift where pairs go round for lack of categories; else the category that is
+learnt, with a source of its own.
 Claims of the authors' own initialisation, N(0, 1), are R1a and so on; beside them stand those of nets that began with
 He's, R1a-He.
 """

@@ -121,8 +121,10 @@ def share_out(request: Request, share: float = 0.2, seed: int = 0) -> tuple[Part
     Parts that the data have are kept, all of their images. What they lack is drawn: a test part of this share of each
     class, and a validation part of this share of the rest, each of one image at least; of two images a class has none
     to validate on, of one none to test on either. Groups and copies are on one side: training images that the data's
-    own test part has too are left out.
+    own test part has too are left out. Raises StudyError where the share is none.
     """
+    if not 0 < share < 1:
+        raise StudyError(f"--share {share:g} is not between 0 and 1; pass the part to test on, such as 0.2")
     if (given := _given_parts(request, 0)) is not None:
         copies = tuple(column for column in _groups(request) if column == COPIES)
         groups = (*given[0].groups, *copies)

@@ -1,4 +1,4 @@
-"""What Sharma claims, S1 to S5, each as the one contrast that was written before the numbers; and the answer.
+"""What Sharma claims, S1 to S5, each as the one contrast that was written before the numbers.
 
 Every contrast is one number for each draw of known and unknown classes with its source net: draws are the clusters. The
 paper's own numbers are of a single draw, 0-4 known and 5-9 unknown, in which how new a class is cannot be told from how
