@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from layerwise.data import READERS, DataSet, load, make, open_data, save
-from layerwise.data.dataset import COPIES
+from layerwise.data.dataset import COPIES, cached
 from layerwise.data.folder import natural
 from layerwise.data.pictures import Options, decode, fit, luma
 from layerwise.errors import DataError, StoreError
@@ -313,6 +313,16 @@ def test_damaged_cache_is_rebuilt(name: str, harm: Callable[[Path], object], tmp
     assert second.digest == first.digest
     np.testing.assert_array_equal(second.columns["writer"], [1, 2, 3, 4])
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
+def test_what_runs_of_your_own_have_cached_is_rebuilt(tmp_path: Path) -> None:
+    """Bug: an images.npy that a power cut had cut short made train_all and advise fail for ever."""
+    data, _ = open_data(f"npz:{npz(tmp_path)}", tmp_path / "cache")
+    folder = cached(data, tmp_path / "own")
+    before = (folder / "images.npy").stat().st_ino
+    assert (cached(data, folder) / "images.npy").stat().st_ino == before
+    (folder / "images.npy").write_bytes((folder / "images.npy").read_bytes()[:-3])
+    same(load(cached(data, folder)), data)
 
 
 def test_changed_file_is_read_again_and_options_are_kept_apart(tmp_path: Path) -> None:

@@ -132,6 +132,18 @@ def test_weights_are_named_by_a_whole_digest(digest: str) -> None:
     )
 
 
+@pytest.mark.parametrize("where", [("task",), ("task", "parts"), ("recipes", 0)])
+def test_a_field_of_a_newer_layerwise_is_said(where: tuple[str | int, ...]) -> None:
+    """Bug: `runs ls` and `watch` ended in a traceback over one such run."""
+    newer = json.loads(canonical(spec(TARGET)))
+    place = newer
+    for step in where:
+        place = place[step]
+    place["mixup"] = 0.2
+    with pytest.raises(StudyError, match="a run with 'mixup' cannot be read by this layerwise; upgrade layerwise"):
+        from_spec(newer)
+
+
 def test_a_run_of_a_newer_layerwise_is_said_and_one_of_an_older_is_read() -> None:
     newer = {**spec(TARGET), "version": SPEC_VERSION + 1, "more": 1}
     with pytest.raises(StudyError) as caught:
