@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +35,7 @@ from layerwise.cli.shared import (
     of_data,
     of_running,
 )
-from layerwise.cli.study import INTERRUPTED, interrupt_once
+from layerwise.cli.stopping import resumable
 from layerwise.errors import StudyError
 from layerwise.execute import forks
 
@@ -145,9 +144,7 @@ def adapt(
     name, source = (None, net) if onto is not None and data is None else (net, data)
     if source is None:
         raise StudyError("DATA is missing; write: layerwise adapt NET DATA, such as folder:DIR (see `layerwise data`)")
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, interrupt_once)
-    try:
+    with resumable():
         if executor == "local":
             forks.context()  # it loads torch while we do
         from layerwise.adapting.adapt import adapt as carry_out
@@ -160,9 +157,6 @@ def adapt(
             store=store, out=out, executor=executor, workers=workers, device=device, deterministic=deterministic,
             tensorboard=tensorboard, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
-    except KeyboardInterrupt as interruption:
-        complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")
-        raise typer.Exit(INTERRUPTED) from None
     if found is not None:
         _print_adapted(found, onto or out or Path("layerwise-out") / "adapt")
 

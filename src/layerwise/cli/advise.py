@@ -1,6 +1,5 @@
 """`layerwise advise`: what to do with each layer of a pretrained net on the user's images."""
 
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +13,10 @@ from layerwise.cli.options import (
     net_names,
     whole,
 )
-from layerwise.cli.printing import complain, print_table
+from layerwise.cli.printing import print_table
 from layerwise.cli.shared import (
     ClassesOption,
+    DeterministicOption,
     DeviceOption,
     DryRunOption,
     DuplicatesOption,
@@ -31,7 +31,7 @@ from layerwise.cli.shared import (
     WorkersOption,
     of_running,
 )
-from layerwise.cli.study import INTERRUPTED, interrupt_once
+from layerwise.cli.stopping import resumable
 from layerwise.errors import StudyError
 from layerwise.execute import forks
 
@@ -79,6 +79,7 @@ def advise(
     executor: HereOption = "local",
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
+    deterministic: DeterministicOption = False,
     tensorboard: TensorboardOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -89,9 +90,7 @@ def advise(
     `layerwise adapt NET@WEIGHTS DATA --advice layerwise-out/advise/advice.json`.
     """
     folder = out or Path("layerwise-out") / "advise"
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, interrupt_once)
-    try:
+    with resumable():
         if executor == "local":
             forks.context()  # it loads torch while we do
         from layerwise.advising.advise import advise as ask
@@ -100,11 +99,9 @@ def advise(
             net, data, budget=_share(budget), shots=shots, granularity=granularity, classes=classes, resize=resize,
             grey=grey, skip_unreadable=skip_unreadable, drop_duplicates=drop_duplicates, groups=groups,
             hold_out=hold_out, share=share, seed=seed or 0, store=store, out=folder, executor=executor, workers=workers,
-            device=device, tensorboard=tensorboard, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
+            device=device, deterministic=deterministic, tensorboard=tensorboard, dry_run=dry_run,
+            command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
-    except KeyboardInterrupt as interruption:
-        complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")
-        raise typer.Exit(INTERRUPTED) from None
     if found is not None:
         print_advice(found)
         typer.echo(f"\nReport: {folder / 'report.html'}")

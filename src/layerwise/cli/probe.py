@@ -26,6 +26,7 @@ from layerwise.cli.shared import (
     UnreadableOption,
     of_running,
 )
+from layerwise.cli.stopping import resumable
 
 POOLINGS = {  # a test holds their names to layerwise.probes.activations
     "mean": "the mean over places or tokens",
@@ -132,7 +133,7 @@ def probe(
     Try `layerwise probe sharma digits --resize 32 --known 0-4`.
     """
     folder = out or Path("layerwise-out") / "probe"
-    try:
+    with resumable("a net that was trained is stored; the same command does the rest"):
         from layerwise import api
 
         found = api.probe(
@@ -142,9 +143,6 @@ def probe(
             steps=steps, batch_size=batch_size, rate=rate, shots=shots, seed=seed, memory=memory, store=store,
             out=folder, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
-    except KeyboardInterrupt as interruption:
-        complain("Interrupted", str(interruption) or "a net that was trained is stored; the same command does the rest")
-        raise typer.Exit(130) from None
     print_probed(found, folder / "report.html")
     for failure in found.plan["failures"]:
         complain("Failed", failure)

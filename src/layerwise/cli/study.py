@@ -1,7 +1,6 @@
 """`layerwise study`: run a study, or what the store lacks of it, and write its report."""
 
 import ast
-import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,10 +42,9 @@ from layerwise.cli.shared import (
     of_running,
     one_of,
 )
+from layerwise.cli.stopping import resumable
 from layerwise.execute import forks
 from layerwise.studies import STUDIES
-
-INTERRUPTED = 130  # exit code
 
 
 def _design(*names: str, **option: Any) -> Any:
@@ -206,9 +204,7 @@ def study(
     Stopped at any moment, the same command does the rest. Try `layerwise study gutstein --dry-run` first.
     """
     folder = out or Path("layerwise-out") / name
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, interrupt_once)
-    try:
+    with resumable():
         if executor == "local":
             forks.context()  # it loads torch while we do
         from layerwise import api
@@ -225,17 +221,7 @@ def study(
         )  # fmt: skip
         if not dry_run:
             print_findings(found, folder / "report.html")
-    except KeyboardInterrupt as interruption:
-        complain("Interrupted", str(interruption) or "nothing is lost; the same command does the rest")
-        raise typer.Exit(INTERRUPTED) from None
     for failure in found.failures:
         complain("Failed", failure)
     if found.failures:
         raise typer.Exit(1)
-
-
-def interrupt_once(*_signal: object) -> None:
-    """Answer Ctrl-C, and no second one: workers are being ended, which takes a moment."""
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.SIG_IGN)
-    raise KeyboardInterrupt

@@ -1,6 +1,5 @@
 """`layerwise watch`: a running study, from another terminal."""
 
-import signal
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from layerwise.cli.options import STORE, open_store
 from layerwise.cli.printing import printable
-from layerwise.cli.study import INTERRUPTED, interrupt_once
+from layerwise.cli.stopping import stoppable
 from layerwise.errors import StudyError
 
 if TYPE_CHECKING:
@@ -47,16 +46,11 @@ def watch(
     if once or not console.is_terminal:
         console.print(shown(looking.picture()))
         return
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, interrupt_once)
-    try:
-        with Live(shown(looking.picture()), console=console, auto_refresh=False) as live:
-            while True:
-                begun = time.perf_counter()
-                live.update(shown(looking.picture()), refresh=True)
-                time.sleep(max(every, REST * (time.perf_counter() - begun)))
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+    with stoppable(), Live(shown(looking.picture()), console=console, auto_refresh=False) as live:
+        while True:
+            begun = time.perf_counter()
+            live.update(shown(looking.picture()), refresh=True)
+            time.sleep(max(every, REST * (time.perf_counter() - begun)))
 
 
 def shown(picture: "Picture") -> RenderableType:
