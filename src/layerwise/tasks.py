@@ -249,12 +249,14 @@ def split_classes(
     return tuple(sorted(drawn[0].tolist())), tuple(sorted(drawn[1].tolist()))
 
 
-def choose_classes(text: str, class_names: Sequence[str]) -> tuple[int, ...]:
-    """The positions that a text such as `0-4,7,cat` means: names, positions, and ranges of either.
+def choose_classes(text: str | None, class_names: Sequence[str]) -> tuple[int, ...]:
+    """The positions that a text such as `0-4,7,cat` means: names, positions, and ranges of either; null is all.
 
     >>> choose_classes("0-2,cat", ["ant", "bee", "cow", "cat"])
     (0, 1, 2, 3)
     """
+    if text is None:
+        return tuple(range(len(class_names)))
     names = {name: position for position, name in enumerate(class_names)}
     found: list[int] = []
     for item in filter(None, map(str.strip, text.split(","))):

@@ -135,7 +135,7 @@ def fitted(wish: Wish, data: DataSet) -> Fitted:
     """The runs that a wish means on these data; raises LayerwiseError for what does not go together."""
     told: list[str] = []
     wanted = wish.images.classes
-    classes = range(len(data.class_names)) if wanted is None else choose_classes(wanted, data.class_names)
+    classes = choose_classes(wanted, data.class_names)
     if len(classes) < 2:
         raise StudyError(f"--classes {wanted} names one class, which tells nothing apart; name at least 2")
     parted = Task(data.digest, tuple(classes), parts=_parts(wish, data, told), seed=wish.seed)

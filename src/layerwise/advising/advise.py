@@ -73,7 +73,7 @@ def advise(
     request = Request(opened, name, classes=classes, hold_out=hold_out, groups=images.group_column)
     parts, notes = share_out(request, share)
     names = opened.class_names
-    chosen = tuple(range(len(names))) if classes is None else choose_classes(classes, names)
+    chosen = choose_classes(classes, names)
     task = Task(opened.digest, chosen, shots, parts=replace(parts, validation=0), seed=seed)
     notes += untested_notes(task, opened)
     means = Means(executor, workers, device, deterministic)

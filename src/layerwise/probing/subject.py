@@ -175,7 +175,7 @@ def fitted(asked: Asked, data: DataSet, *, beside: Asked | None = None) -> Plan:
     net, path = parse_net(asked.net) if isinstance(asked.net, str) else (asked.name, None)
     kind = architecture(net) if isinstance(asked.net, str) else _adopted(asked, asked.net, data)
     content = read_weights(path) if path else None
-    classes = choose_classes(asked.classes, data.class_names) if asked.classes else tuple(range(len(data.class_names)))
+    classes = choose_classes(asked.classes, data.class_names)
     known = choose_classes(asked.known, data.class_names) if asked.known else ()
     if strange := [data.class_names[c] for c in known if c not in classes]:
         raise StudyError(f"--known {asked.known} has class '{strange[0]}', which --classes {asked.classes} leaves out")

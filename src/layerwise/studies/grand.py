@@ -24,6 +24,7 @@ from layerwise.studies.grand_claims import claims
 from layerwise.studies.grand_design import ALL, EXPERIMENTS, LAYERS, NONE, RATE, RATES, Design, design
 from layerwise.studies.grand_measures import BATCH, Curve, compared, drift
 from layerwise.studies.grand_words import words
+from layerwise.studies.request import TRIAL_STRIDE
 from layerwise.studies.results import Result, rows_of
 from layerwise.treatment import lesion
 
@@ -32,7 +33,6 @@ __all__ = ["EXPERIMENTS", "TITLE", "cells", "claims", "design", "measurements", 
 TITLE = "Where in a net is what transfers, and what learns first? Grand, Kahn, Reimers: transferable learning"
 DATA, RESIZE, GREY = "glyphs", 40, True
 MEASURES: dict[str, Measure] = {"drift": drift}
-TRIAL_STRIDE = 1_000  # between the seeds of a source's trials, so that asking for more of them renames none
 LOOKED_AT = 100  # test images for CKA
 
 

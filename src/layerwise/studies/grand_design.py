@@ -9,7 +9,7 @@ from layerwise.errors import StudyError
 from layerwise.randomness import generator
 from layerwise.studies.grand_measures import BATCH
 from layerwise.studies.request import Request, available, check_shots, experiments, fit_parts, scaled
-from layerwise.tasks import Parts, Task, choose_classes
+from layerwise.tasks import Parts, Task
 
 EXPERIMENTS = {
     "speed-up": "copy a net for one category, learn another: every ordered pair against learning from scratch",
@@ -99,7 +99,7 @@ def design(request: Request) -> Design:
             f"--net {wrong[0]}: it has {len(sizes[wrong[0]])} layers, lesions are for {LAYERS}; pass another"
         )
     parts, notes = fit_parts(request, scale.test, scale.shots[0])
-    chosen = _chosen(request)
+    chosen = request.chosen
     if len(chosen) < 3:
         raise StudyError(f"{len(chosen)} classes are too few for two categories and a null class; name 3 or more")
     drawn = generator("categories", "grand", request.data.digest).permutation(chosen).tolist()
@@ -125,8 +125,3 @@ def design(request: Request) -> Design:
     if not request.net:
         notes.append(f"initialisation: N(0, 1) as the authors had it ({nets[0]}), and He's beside it ({nets[1]})")
     return Design(request, sizes, scale, experiments(request, EXPERIMENTS), parts, categories, others, tuple(notes))
-
-
-def _chosen(request: Request) -> tuple[int, ...]:
-    names = request.data.class_names
-    return tuple(range(len(names))) if request.classes is None else choose_classes(request.classes, names)

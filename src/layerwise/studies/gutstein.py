@@ -21,8 +21,9 @@ from layerwise.run import Run, key
 from layerwise.studies import lifelong
 from layerwise.studies.gutstein_beyond import partial, sources, tuned
 from layerwise.studies.gutstein_claims import claims
-from layerwise.studies.gutstein_design import BITS, EXPERIMENTS, TRIAL_STRIDE, Cell, Design, design
+from layerwise.studies.gutstein_design import BITS, EXPERIMENTS, Cell, Design, design
 from layerwise.studies.gutstein_words import words
+from layerwise.studies.request import TRIAL_STRIDE
 from layerwise.studies.results import Result, rows_of
 from layerwise.treatment import transfer
 

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from itertools import product
 
 from layerwise.run import Run
-from layerwise.studies.gutstein_design import TRIAL_STRIDE, Cell, Design
+from layerwise.studies.gutstein_design import Cell, Design
+from layerwise.studies.request import TRIAL_STRIDE
 from layerwise.tasks import Task
 from layerwise.treatment import Part, Treatment, transfer
 

@@ -20,7 +20,6 @@ EXPERIMENTS = {
 }
 BITS = 20  # of a class's target, and outputs of the net
 MOST_CLASSES = 20  # on each side
-TRIAL_STRIDE = 1_000  # between the seeds of a source's trials, so that asking for more of them renames none
 SOURCE_ACCURACY = 0.94  # on its own training samples: "deemed sufficient and perhaps even more appropriate"
 
 

@@ -36,7 +36,7 @@ from layerwise.rows import final, frame, pick
 from layerwise.run import Recipe, Run, key
 from layerwise.studies.hierarchy_claims import LEARNT, claims, words
 from layerwise.studies.hierarchy_measures import drift, untouched
-from layerwise.studies.request import Request, available, check_shots, experiments, fit_parts, scaled
+from layerwise.studies.request import TRIAL_STRIDE, Request, available, check_shots, experiments, fit_parts, scaled
 from layerwise.studies.results import Result, rows_of
 from layerwise.tasks import Parts, Task
 from layerwise.treatment import transfer
@@ -56,7 +56,6 @@ DIFFICULTIES = {"easy": 30, "hard": 16}  # degrees between the odd bar and the o
 PLACES = ("trained", "new orientations", "new positions")
 MEASURES: dict[str, Measure] = {"untouched": untouched, "drift": drift}
 NEAR_CHANCE = 0.55
-TRIAL_STRIDE = 1_000  # between the seeds of a source's trials, so that asking for more of them renames none
 
 
 @dataclass(frozen=True)

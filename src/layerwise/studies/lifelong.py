@@ -24,7 +24,8 @@ from layerwise.measure import Bench, Measurement, Row
 from layerwise.randomness import generator
 from layerwise.run import Run, key
 from layerwise.studies.gutstein_beyond import source_cells, top_levels
-from layerwise.studies.gutstein_design import TRIAL_STRIDE, Cell, Design
+from layerwise.studies.gutstein_design import Cell, Design
+from layerwise.studies.request import TRIAL_STRIDE
 from layerwise.tasks import Task
 from layerwise.treatment import transfer
 

@@ -18,6 +18,7 @@ from layerwise.tasks import TEST, TRAIN, UNUSED, Parts, choose_classes, part, sp
 GROUP_COLUMNS = ("writer", "group")  # columns whose values are kept on one side without being asked
 EVERY = 10**9  # images a class: all there are
 FORMS = "--split is random:SEED or column:NAME"
+TRIAL_STRIDE = 1_000  # between the seeds of a source's trials, so that asking for more of them renames none
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Request:
 
     def __post_init__(self) -> None:
         check_kornia(Augmentation.parse(self.augment))
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The classes in question: all, or those of --classes."""
+        return choose_classes(self.classes, self.data.class_names)
 
     @property
     def how(self) -> dict[str, Any]:
@@ -106,7 +112,7 @@ def fit_parts(request: Request, test: int, largest_shots: int) -> tuple[Parts, l
             kept = f"{column} {held[0]} to {held[-1]} are tested on, so that every test {column} is unseen"
             return Parts(column, test, tuple(map(str, held))), [f"test images: {kept}"]
     counts = np.bincount(data.labels, minlength=len(data.class_names))
-    smallest = min(_chosen(request), key=lambda c: int(counts[c]))
+    smallest = min(request.chosen, key=lambda c: int(counts[c]))
     fewest = int(counts[smallest])
     fitted = min(test, max(1, fewest // 4))
     why = f"the smallest class, '{data.class_names[smallest]}', has {fewest} images (leave it out with --classes)"
@@ -184,10 +190,10 @@ def _kept_together(request: Request, parts: Parts) -> list[str]:
 
 def available(request: Request, parts: Parts) -> int:
     """Training images of the smallest of the classes in question; DataError where one has none, or none to test."""
-    data, chosen = request.data, _chosen(request)
+    data, chosen = request.data, request.chosen
     found = part(parts, data.labels, data.columns)
     for which, purpose in ((TRAIN, "train"), (TEST, "test")):
-        counts = np.bincount(data.labels[found == which], minlength=len(data.class_names))[chosen]
+        counts = np.bincount(data.labels[found == which], minlength=len(data.class_names))[list(chosen)]
         if counts.min() == 0:
             first = chosen[int(counts.argmin())]
             images = int(np.sum(data.labels == first))
@@ -198,7 +204,7 @@ def available(request: Request, parts: Parts) -> int:
                 f"{held}, as have {int(np.sum(counts == 0))} of {len(chosen)} classes; add some, or choose others "
                 "with --classes"
             )
-    return int(np.bincount(data.labels[found == TRAIN], minlength=len(data.class_names))[chosen].min())
+    return int(np.bincount(data.labels[found == TRAIN], minlength=len(data.class_names))[list(chosen)].min())
 
 
 def fit_shots(request: Request, shots: tuple[int, ...], most: int) -> tuple[tuple[int, ...], list[str]]:
@@ -221,7 +227,7 @@ def check_shots(shots: tuple[int, ...], most: int) -> None:
 
 def sides(request: Request, name: str, seed: int, most: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Source and target classes of one class split."""
-    data, chosen = request.data, _chosen(request)
+    data, chosen = request.data, request.chosen
     form, _, value = (request.split or "random:0").partition(":")
     if request.known is not None:
         if request.split is not None:
@@ -255,12 +261,6 @@ def sides(request: Request, name: str, seed: int, most: int) -> tuple[tuple[int,
     return split_classes(chosen, name, data.digest, int(value), seed, most=most)
 
 
-def _chosen(request: Request) -> list[int]:
-    """The classes in question: all, or those of --classes."""
-    names = request.data.class_names
-    return list(range(len(names))) if request.classes is None else list(choose_classes(request.classes, names))
-
-
 def _held_out(text: str, data: DataSet) -> tuple[str, tuple[str, ...]]:
     """The column and its values that a text such as `writer:40-54` means; a range goes by the values there are."""
     column, _, values = text.partition(":")
@@ -282,12 +282,12 @@ def _held_out(text: str, data: DataSet) -> tuple[str, tuple[str, ...]]:
 
 def _spare_groups(request: Request, column: str, shots: int) -> list[Any]:
     """The groups that are not needed for a training part of so many images in every class, or the last quarter."""
-    data, chosen = request.data, _chosen(request)
+    data, chosen = request.data, request.chosen
     groups = np.unique(data.columns[column][np.isin(data.labels, chosen)]).tolist()
     if len(groups) < 2:
         raise DataError(f"all images have one {column}; test images need another: pass --hold-out or rename the column")
     for enough in range(1, len(groups)):
         train = np.isin(data.columns[column], groups[:enough])
-        if np.bincount(data.labels[train], minlength=len(data.class_names))[chosen].min() >= shots:
+        if np.bincount(data.labels[train], minlength=len(data.class_names))[list(chosen)].min() >= shots:
             return groups[enough:]
     return groups[-max(1, len(groups) // 4) :]

@@ -26,7 +26,7 @@ from layerwise.measure import Measurement, Option, Row
 from layerwise.rows import final, frame, pick
 from layerwise.run import Recipe, Run, key
 from layerwise.studies.given_net import GivenNet
-from layerwise.studies.request import Request
+from layerwise.studies.request import TRIAL_STRIDE, Request
 from layerwise.studies.results import Result, rows_of
 from layerwise.studies.sharma_claims import DEEP as INVERSION_OF_DEEP
 from layerwise.studies.sharma_claims import claims
@@ -45,7 +45,6 @@ TAKES_DEEP = True
 TITLE = "Which layers must be retrained for unknown classes? Sharma, with Cottrell: better techniques for transfer"
 DATA, RESIZE, GREY = "digits", 32, False
 RATE = 0.02  # of all nets
-TRIAL_STRIDE = 1_000  # between the seeds of a source's trials, so that asking for more of them renames none
 LEARNT = 0.9  # of its test images: a source below it does not know its classes
 
 

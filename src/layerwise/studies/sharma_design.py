@@ -6,7 +6,7 @@ from layerwise.costs import layer_parameters
 from layerwise.errors import StudyError
 from layerwise.studies.given_net import GivenNet
 from layerwise.studies.request import Request, available, experiments, fit_parts, fit_shots, scaled, sides
-from layerwise.tasks import Parts, choose_classes
+from layerwise.tasks import Parts
 
 EXPERIMENTS = {
     "embedding": "how known and unknown classes lie in each layer: spread, nearest known class, t-SNE (the paper's 1)",
@@ -136,8 +136,7 @@ def _some(count: int) -> tuple[int, ...]:
 
 def classes(request: Request, seed: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Known and unknown classes of a draw; of ten the first is the paper's, unless the request says which."""
-    names = request.data.class_names
-    every = choose_classes(request.classes, names) if request.classes else tuple(range(len(names)))
+    every = request.chosen
     if seed == 0 and len(every) == PAPERS_CLASSES and not (request.known or request.split):
         return every[:MOST_CLASSES], every[MOST_CLASSES:]
     return sides(request, "sharma", seed, MOST_CLASSES)

@@ -29,7 +29,7 @@ from layerwise.nets import architecture, build
 from layerwise.probes.neighbours import NEIGHBOURS, neighbour_shares, placed
 from layerwise.randomness import generator, seed
 from layerwise.studies.request import Request
-from layerwise.tasks import Task, choose_classes, examples
+from layerwise.tasks import Task, examples
 
 MOST_IMAGES = 40  # of a candidate class that a choice looks at
 TOGETHER = 100  # images in one forward pass
@@ -106,9 +106,7 @@ def _candidates(request: Request, known: Sequence[int], target: Sequence[int]) -
     """The classes that a source may have."""
     if request.known is not None or (request.split or "").startswith("column:"):
         return tuple(known)
-    names = request.data.class_names
-    every = choose_classes(request.classes, names) if request.classes else range(len(names))
-    return tuple(c for c in every if c not in target)
+    return tuple(c for c in request.chosen if c not in target)
 
 
 def _images(task: Task, data: DataSet) -> UInt8[np.ndarray, "classes images channels height width"]:

@@ -21,7 +21,7 @@ import pandas as pd
 from layerwise.measure import Measure, Measurement, Row
 from layerwise.rows import final, frame, pick
 from layerwise.run import Run, key
-from layerwise.studies.request import Request, experiments
+from layerwise.studies.request import TRIAL_STRIDE, Request, experiments
 from layerwise.studies.results import Result, rows_of
 from layerwise.studies.yosinski_claims import claims
 from layerwise.studies.yosinski_design import Design, fitted, halves, kinds
@@ -43,7 +43,6 @@ EXPERIMENTS = {
 }
 DATA, RESIZE, GREY = "glyphs", None, False
 MEASURES: dict[str, Measure] = {}
-TRIAL_STRIDE = 1_000  # between the seeds of a split's trials, so that asking for more of them renames none
 NOTHING = 2.0  # times chance: a net that ends below it has learnt nothing
 LEARNT = 0.98  # of its training samples: a base below it has not finished learning
 
