@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import layerwise.store
+import layerwise.writing
 from layerwise import index
 from layerwise.errors import StoreError, StudyError
 from layerwise.randomness import canonical
@@ -108,13 +108,13 @@ def test_cleaning_leaves_alone_weights_and_measurements_that_are_being_written(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bug: `runs gc` beside a study removed them, and the study ended with a store that could not be written."""
-    write = layerwise.store._write_through
+    write = layerwise.writing.write_through
 
     def written(path: Path, content: bytes) -> None:
         write(path, content)
         assert store.clean() == []
 
-    monkeypatch.setattr(layerwise.store, "_write_through", written)
+    monkeypatch.setattr(layerwise.writing, "write_through", written)
     digest = store.put_weights(b"some")
     store.put_measured("0" * 16, b"{}")
     assert (store.weights(digest), store.measured("0" * 16).read_bytes()) == (b"some", b"{}")

@@ -36,6 +36,7 @@ from layerwise import index
 from layerwise.errors import StoreError
 from layerwise.randomness import canonical
 from layerwise.run import Run, Weights, from_spec, key, key_of, spec
+from layerwise.writing import write_through, write_whole
 
 STORE_VERSION = 1
 SUMS = "SHA256SUMS"
@@ -98,7 +99,7 @@ class Store:
             for name in FOLDERS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
             if not mark.exists():
-                _write_whole(mark, json.dumps({"store_version": STORE_VERSION}).encode(), self._aside("layerwise"))
+                write_whole(mark, json.dumps({"store_version": STORE_VERSION}).encode(), self._aside("layerwise"))
             _check_version(folder, mark.read_text())
 
     def path(self, run_key: str) -> Path:
@@ -137,7 +138,7 @@ class Store:
             try:
                 aside.mkdir()
                 for name, content in {**contents, SUMS: sums.encode()}.items():
-                    _write_through(aside / name, content)
+                    write_through(aside / name, content)
                 self._move_in(aside, self.path(run_key))
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -207,7 +208,7 @@ class Store:
             place.parent.mkdir(exist_ok=True)
             if not place.exists() or place.read_bytes() != content:
                 with self._writes(digest[:16]):
-                    _write_whole(place, content, self._aside(digest[:16]))
+                    write_whole(place, content, self._aside(digest[:16]))
         return digest
 
     def put_measured(self, name: str, content: bytes) -> None:
@@ -217,7 +218,7 @@ class Store:
             for folder in (place.parent.parent, place.parent):  # not with parents: a store that is gone stays so
                 folder.mkdir(exist_ok=True)
             with self._writes(name):
-                _write_whole(place, content, self._aside(name))
+                write_whole(place, content, self._aside(name))
 
     def measured(self, name: str) -> Path:
         """The file of what was measured under this key, there or not."""
@@ -430,18 +431,3 @@ def _clear_errors(folder: Path) -> Iterator[None]:
 
 def _pretty(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_whole(path: Path, content: bytes, aside: Path) -> None:
-    try:
-        _write_through(aside, content)
-        aside.rename(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from layerwise import writing
 from layerwise.errors import StoreError, StudyError, unknown
 
 FORMAT = 1  # of the folder
@@ -241,7 +242,7 @@ def write(folder: Path, described: Described, files: Mapping[str, bytes], card: 
             new = aside / "new"
             new.mkdir()
             for name, given in _all(described, files, card).items():
-                _write_through(new / name, given)
+                writing.write_through(new / name, given)
             _exchange(new, folder, aside / "old")
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -278,11 +279,7 @@ def write_whole(path: Path, given: bytes) -> None:
     """Write a file aside and put it into its place; raises StoreError where it cannot be written."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with _clear_errors(path):
-        try:
-            _write_through(aside, given)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        writing.write_whole(path, given, aside)
 
 
 def attach(folder: Path, files: Mapping[str, bytes], card: Callable[[Described], str]) -> Described:
@@ -321,14 +318,6 @@ def _all(described: Described, files: Mapping[str, bytes], card: str) -> dict[st
     told = json.dumps(described.as_json, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     texts = {DESCRIPTION: told, CARD: card}  # names of files need not be text: of such JSON has an escape
     return {**files, **{name: text.encode(errors="backslashreplace") for name, text in texts.items()}}
-
-
-def _write_through(path: Path, given: bytes) -> None:
-    """Write a file so that it outlasts a power cut."""
-    with path.open("wb") as file:
-        file.write(given)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager
