@@ -191,12 +191,12 @@ def test_names_of_classes_and_files_are_no_markup_and_no_lines_of_their_own(
         pytest.skip("such names are not possible here")
     net = adapt(
         f"lenet5@{place / 'lenet5.safetensors'}", f"folder:{tmp_path / 'odd'}", **QUICK, treatment="F*R",
-        store=tmp_path / "s", out=tmp_path / "o", command="layerwise `x` <y>",
+        store=tmp_path / "s", out=tmp_path / "o", command=["layerwise", "`x`", "<y>"],
     )  # fmt: skip
     assert net is not None
     assert set(load_adapted(tmp_path / "o").classes) == set(odd)
     card = (tmp_path / "o" / "README.md").read_text()
-    for text in (r"\<img src=x\>", r"a\|b", "new line", r"t\`ick", r"\[x\](y)", "`` layerwise `x` <y> ``"):
+    for text in (r"\<img src=x\>", r"a\|b", "new line", r"t\`ick", r"\[x\](y)", "`` layerwise '`x`' '<y>' ``"):
         assert text in card
     assert not any(line.startswith("line") for line in card.splitlines())
     shown = run("predict", str(tmp_path / "o"), str(tmp_path / "odd"))
