@@ -35,10 +35,9 @@ from layerwise.studies.given_net import given_net
 from layerwise.studies.request import Request
 from layerwise.studies.results import Result
 from layerwise.studies.sharma import claims, design, draws, measurements, remarks, runs, words
-from layerwise.studies.sharma_claims import DECODERS, DEEP, INVERSIONS
+from layerwise.studies.sharma_claims import DECODERS, DEEP, INVERSIONS, PIXELS
 from layerwise.studies.sharma_design import SCALES, Scale
 from layerwise.studies.sharma_images import seen
-from layerwise.studies.sharma_measures import PIXELS
 from layerwise.studies.sharma_retraining import CEILING, OVER, PREDICTORS, WITHIN, correlations, flagged, gains
 from layerwise.tasks import examples
 

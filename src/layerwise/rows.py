@@ -8,10 +8,11 @@ measurement is null. Accuracies are fractions, not per cent.
     [{'treatment': 'F5R', 'n': 5, 'quantity': 'accuracy', 'value': 0.62}]
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 COLUMNS: dict[str, str] = {
@@ -88,3 +89,9 @@ def pick(rows: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
 def final(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of each run's last step: the learning curves' ends."""
     return rows[rows["step"] == rows.groupby("run_key")["step"].transform("max")]
+
+
+def slopes(table: pd.DataFrame, x: Sequence[float]) -> "pd.Series[float]":
+    """The least-squares slope of each line's values on x, one number a column; null where a value is."""
+    centred = np.asarray(x, float) - np.mean(np.asarray(x, float))
+    return (table * centred).sum(axis=1, skipna=False) / (centred**2).sum()

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from layerwise.claims import Mean, by_category, over_clusters
-from layerwise.rows import pick
+from layerwise.rows import pick, slopes
 from layerwise.studies.grand_measures import BATCH
 
 LINE = ["class_name", "other_class", "repeat"]  # the category learnt, that of the source, the repetition
@@ -79,8 +78,7 @@ class Net:
 
     def slope(self, table: pd.DataFrame) -> "pd.Series[float]":
         """Least-squares slope of each line on the layers' numbers."""
-        number = np.arange(len(self.layers)) - (len(self.layers) - 1) / 2
-        return (table * number).sum(axis=1, skipna=False) / (number**2).sum()
+        return slopes(table, range(len(self.layers)))
 
     def shorter(self) -> pd.DataFrame:
         """By which share of the way from scratch each layer's weights move less in a transferred net."""

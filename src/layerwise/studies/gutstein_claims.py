@@ -6,13 +6,13 @@ class split, one source, one trial: they share samples, codes, fresh weights and
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from layerwise.claims import RULES, Claim, Kind, decide, unmeasured
-from layerwise.rows import final, pick
+from layerwise.rows import final, pick, slopes
 from layerwise.studies.gutstein_beyond_claims import beyond_claims
 
 PAPER = "Gutstein et al."
@@ -66,7 +66,7 @@ class Grids:
     def slope_on_n(self, grid: pd.DataFrame) -> "pd.Series[float]":
         """Least-squares slope of a grid on n, averaged over the numbers of samples."""
         levels = range(self.top + 1)
-        slopes = {k: _slope(pd.DataFrame({n: grid[k, n] for n in levels}), levels) for k in self.shots}
+        slopes = {k: slopes(pd.DataFrame({n: grid[k, n] for n in levels}), levels) for k in self.shots}
         return pd.DataFrame(slopes).mean(axis=1, skipna=False)
 
 
@@ -104,7 +104,7 @@ def paper_claims(rows: pd.DataFrame) -> list[Claim]:
             "G3: The benefit of transfer shrinks as samples grow",
             "interaction of transfer with log2(samples per class): fall, per doubling of the samples, of "
             f"(test accuracy, mean of n = 1..{top} minus n = 0); a slope for each class split",
-            -_slope(grids.benefit(), np.log2(shots)) if len(shots) > 1 else None,
+            -slopes(grids.benefit(), np.log2(shots).tolist()) if len(shots) > 1 else None,
             (shots, every),
             top * len(shots),
         ),
@@ -180,12 +180,6 @@ def _growth(grids: Grids, more: list[int]) -> "pd.Series[float] | None":
         return None
     late = pd.DataFrame({k: grids.accuracy[k, grids.top] for k in more}).mean(axis=1, skipna=False)
     return late - grids.accuracy[10, grids.top]
-
-
-def _slope(table: pd.DataFrame, x: Any) -> "pd.Series[float]":
-    """Least-squares slope of each line's values on x."""
-    centred = np.asarray(x, float) - np.mean(np.asarray(x, float))
-    return (table * centred).sum(axis=1, skipna=False) / (centred**2).sum()
 
 
 def _steps_to_common_level(curve: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from layerwise.claims import Claim, Kind, decide, unmeasured
 from layerwise.rows import pick
+from layerwise.studies.sentences import MINUS
 from layerwise.studies.sharma_retraining import DRAW, OVER, PAPERS, WITHIN, correlation, flagged, mean_gains
 
 PAPER = "Sharma, with Cottrell"
@@ -30,9 +31,8 @@ INVERSIONS = {  # its experiment 2: error at layer 1, at layer 2, and at layer 2
 }  # fmt: skip
 DEEP = "inversion of a deep net"  # as an experiment
 GIVEN = "one deep net's own weights"  # where the user brought them: all draws have them in common
-PIXELS = "pixels"  # in place of a layer
+PIXELS = "pixels"  # in place of a layer's name: the image itself
 SQUARED, CORRELATION = "squared pixels an image", "rank correlation"
-MINUS = "\N{MINUS SIGN}"
 
 
 def claims(rows: pd.DataFrame) -> list[Claim]:

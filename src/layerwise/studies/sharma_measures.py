@@ -23,11 +23,11 @@ from layerwise.probes.recovery import by_class as recovered_by_class
 from layerwise.probes.spread import ClassMeasures, class_measures
 from layerwise.run import Run, key
 from layerwise.studies.given_net import GivenNet
+from layerwise.studies.sharma_claims import PIXELS
 from layerwise.studies.sharma_images import TRAINED, UNTRAINED, Seen, chosen, numbers, seen
 from layerwise.studies.sharma_predictors import predictors
 from layerwise.studies.sharma_retraining import CLASS_ACCURACY
 
-PIXELS = "pixels"  # in place of a layer's name: the image itself
 RESAMPLES = 200  # for the intervals of a class's spread, given the net
 LEARNT = 400  # images of each known class, by decoders
 EVALUATED = 500  # images at once
