@@ -376,7 +376,7 @@ def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_runs_that_stop_on_their_own_are_no_fleet(remembered: Path) -> None:
-    run = replace(SOURCE, recipes=(replace(RECIPE, stop_at=0.9),))
+    run = replace(SOURCE, recipes=(replace(RECIPE, stop_at=0.9, evaluate_every=1),))
     assert Widths(1, remembered).of(run, 8, SHAPE) == 1
     assert not remembered.exists()
 

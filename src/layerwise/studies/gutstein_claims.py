@@ -66,8 +66,8 @@ class Grids:
     def slope_on_n(self, grid: pd.DataFrame) -> "pd.Series[float]":
         """Least-squares slope of a grid on n, averaged over the numbers of samples."""
         levels = range(self.top + 1)
-        slopes = {k: slopes(pd.DataFrame({n: grid[k, n] for n in levels}), levels) for k in self.shots}
-        return pd.DataFrame(slopes).mean(axis=1, skipna=False)
+        found = {k: slopes(pd.DataFrame({n: grid[k, n] for n in levels}), levels) for k in self.shots}
+        return pd.DataFrame(found).mean(axis=1, skipna=False)
 
 
 def levels(rows: pd.DataFrame) -> pd.DataFrame:
