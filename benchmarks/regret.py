@@ -25,15 +25,16 @@ from believing import circumstances, fitted, fitted_short, lost, residual, short
 from cells import CELLS, CLASSES, ORIGINS, Bench, Cell, task, weights
 from scoring import DRAW, OPTION, Coverage, bars, by_confidence, coverage, fixed, interval, regret
 
-from layerwise import train_all
 from layerwise.advising.asking import Asking
 from layerwise.advising.candidates import RATES, Option, candidates, options, recipes
+from layerwise.advising.cost import flops
 from layerwise.advising.experience import Experience, Seen, learn
 from layerwise.advising.gradient import rates_of, relative_gradients
 from layerwise.advising.racing import SHARES
-from layerwise.data.dataset import DataSet
+from layerwise.data.dataset import DataSet, cached, shape_of
+from layerwise.errors import StudyError
 from layerwise.feed import feed, scaled
-from layerwise.job import Means
+from layerwise.job import Job, Means
 from layerwise.layers import layers
 from layerwise.listening import Several
 from layerwise.nets import architecture, build
@@ -42,6 +43,7 @@ from layerwise.probes.scores import FROM_FEATURES, scores
 from layerwise.progress import Quiet
 from layerwise.result import restore
 from layerwise.run import Run, Weights, key
+from layerwise.store import Record
 from layerwise.tasks import Task
 
 TABLES = Path(__file__).with_name("regret_tables")
@@ -120,17 +122,17 @@ def search(bench: Bench, cell: Cell) -> list[dict[str, Any]]:
     draws = [Draw.of(bench, cell, seed) for seed in range(cell.seeds)]
     data = draws[0].data
     probes = [draw.run(draw.probe) for draw in draws]
-    train_all(probes, data, store=bench.store, keep=True, listener=Quiet())
+    trained(bench, probes, data, keep=True)
     every = [
         (draw, option, share, draw.run(option, draw.rates(bench), share))
         for draw in draws
         for option in draw.options
         for share in (SHARES if draw.seed < CUT_SHORT else (1.0,))
     ]
-    records = train_all([run for *_, run in every], data, store=bench.store, listener=Quiet())
+    records = trained(bench, [run for *_, run in every], data)
     seen = {draw.seed: asdict(draw.asking(bench, cell).here) for draw in draws}
     return [
-        row(draw.seed, option, share, records[key(run)].result) | seen[draw.seed] for draw, option, share, run in every
+        row(draw, option, share, run, records.get(key(run))) | seen[draw.seed] for draw, option, share, run in every
     ]
 
 
@@ -218,16 +220,28 @@ def by_score(asking: Asking) -> dict[str, str]:
     return found
 
 
-def row(seed: int, option: Option, share: float, result: dict[str, Any]) -> dict[str, Any]:
-    """What became of an option in one draw."""
+def trained(bench: Bench, runs: list[Run], data: DataSet, *, keep: bool = False) -> dict[str, Record]:
+    """The records of all runs but those that diverged; raises StudyError where another one failed."""
+    place = cached(data, bench.store / "data" / data.digest)
+    job = Job(runs, bench.shelf, data, {data.digest: place}, Means(keep=keep), Quiet())
+    job.complete()
+    if told := [message for message in job.failures if message not in job.diverged.values()]:
+        raise StudyError(told[0])
+    return job.records
+
+
+def row(draw: "Draw", option: Option, share: float, run: Run, record: Record | None) -> dict[str, Any]:
+    """What became of an option in one draw; a net that diverged, of which there is no record, is right by chance."""
+    ends = {what: value for _, split, what, value in record.result["curve"] if split == "test"} if record else {}
     return {
-        "seed": seed,
+        "seed": draw.seed,
         "policy": option.candidate.policy,
         "treatment": option.candidate.treatment.expanded,
         "rate": option.rate,
         "share": share,
-        **{what: value for _, split, what, value in result["curve"] if split == "test"},
-        "flops": result["train_flops"],
+        "accuracy": ends.get("accuracy", 1 / run.task.width),
+        "loss": ends.get("loss"),
+        "flops": record.result["train_flops"] if record else flops(run, shape_of(draw.data), draw.examples),
     }
 
 

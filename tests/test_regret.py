@@ -14,6 +14,7 @@ import pytest
 
 from layerwise.advising.belief import likeness
 from layerwise.advising.candidates import candidates, options
+from layerwise.run import key
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CIFAR = re.compile(
@@ -99,6 +100,28 @@ def test_a_search_advice_on_its_draws_and_their_scores(
     assert "| **advice** |" in printed
     assert "2 draws; advice spent" in printed
     assert "mnist to letters by hand, 5 a class: its table is there" in printed
+
+
+def test_a_net_that_diverged_is_right_by_chance_and_ends_no_search(
+    cells: ModuleType, shared: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: the search of a net that diverges at the largest rate was trained for minutes, and gave no table."""
+    import regret
+
+    monkeypatch.setitem(cells.ORIGINS, "lenet of mnist", replace(cells.ORIGINS["lenet of mnist"], steps=5))
+    cells.images.cache_clear()
+    cells.weights.cache_clear()
+    (cell,) = [cell for cell in cells.CELLS if cell.name == "lenet of mnist to letters by hand, 5 a class"]
+    shared("chars74k")
+    bench = cells.Bench(shared("mnist").parent, tmp_path)
+    draw = regret.Draw.of(bench, cell, 0)
+    probe = replace(draw.probe, rate=3e38)
+    run = draw.run(probe, share=0.25)
+    sound = draw.run(draw.probe, share=0.25)
+    assert set(regret.trained(bench, [sound, run], draw.data)) == {key(sound)}
+    found = regret.row(draw, probe, 0.25, run, None)
+    assert (found["accuracy"], found["loss"], found["rate"]) == (0.1, None, 3e38)
+    assert found["flops"] > 0
 
 
 def test_a_single_cell_teaches_no_constants(
