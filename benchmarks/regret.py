@@ -225,8 +225,8 @@ def trained(bench: Bench, runs: list[Run], data: DataSet, *, keep: bool = False)
     place = cached(data, bench.store / "data" / data.digest)
     job = Job(runs, bench.shelf, data, {data.digest: place}, Means(keep=keep), Quiet())
     job.complete()
-    if told := [message for message in job.failures if message not in job.diverged.values()]:
-        raise StudyError(told[0])
+    if job.faults:
+        raise StudyError(job.faults[0])
     return job.records
 
 

@@ -155,6 +155,11 @@ class Job:
         stopping = [key(run) for run in made.runs if any(recipe.stop_at is not None for recipe in run.recipes)]
         return {name: sum(record.result["steps"]) for name, record in self.store.records(stopping).items()}
 
+    @property
+    def faults(self) -> list[str]:
+        """The failures that tell nothing of a net, such as short memory: all but those that diverged."""
+        return [message for message in self.failures if message not in self.diverged.values()]
+
     def size(self, run: Run) -> Size:
         """How large a run's task is."""
         found = counts(run.task, self.data)

@@ -51,8 +51,8 @@ class Training:
         if not self.plan.trials:
             return ()
         job = self._complete(self.plan.trials, needed=False)
-        if told := [message for message in job.failures if message not in job.diverged.values()]:
-            raise StudyError(told[0])  # out of memory, say: it tells nothing of the rate
+        if job.faults:
+            raise StudyError(job.faults[0])
         results = tried(self.plan.trials, job.records)
         if all(one["accuracy"] is None for one in results):
             raise StudyError(f"no rate could be trained with ({job.failures[0]}); pass lower ones with --rates")

@@ -287,9 +287,8 @@ class Asking:
     def _train(self, runs: Sequence[Run], keep: bool) -> dict[str, Record]:
         job = self._job(runs, self.rehearsal.data, self.listener.aside, keep=keep)
         job.complete()
-        told = [message for message in job.failures if message not in job.diverged.values()]
-        if told:
-            raise StudyError(told[0])
+        if job.faults:
+            raise StudyError(job.faults[0])
         return job.records
 
     def _job(self, runs: Sequence[Run], data: DataSet, listener: Quiet, *, keep: bool = False) -> Job:
