@@ -264,6 +264,12 @@ def test_runs_are_of_one_kind_if_all_their_stages_are_equally_fast() -> None:
     assert speeds.kind(replace(run, recipes=(first, replace(second, rate=0.3))), SHAPE) == speeds.kind(run, SHAPE)
 
 
+def test_steps_are_timed_at_any_rate() -> None:
+    """Bug: at a rate that overflows in its first steps the forecast ended, where no milder run was measured before."""
+    run = Run("small8", SOURCE.task, transfer(8, 0), None, (replace(RECIPE, rate=3e38),))
+    assert all(speeds.speed(run, 0, SHAPE, width).step > 0 for width in (1, 2))
+
+
 def test_a_width_is_decided_once_on_a_machine(monkeypatch: pytest.MonkeyPatch, remembered: Path) -> None:
     asked = measuring(monkeypatch, lambda width: 1.0)
     assert Widths(1, remembered).of(SOURCE, 8, SHAPE) == 8

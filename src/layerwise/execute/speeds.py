@@ -24,6 +24,7 @@ ENOUGH_SECONDS = 0.3  # of timing one thing
 CACHE_BYTES = 2**25  # what the members of a fleet may use between them; beyond it, memory is waited for
 GPU_SHARE = 0.25  # of its memory, for the members of a fleet
 WIDEST = {"cpu": 128, "cuda": 512}
+STILL = 1e-12  # a rate at which no net diverges while its steps are timed
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def kind(run: Run, shape: tuple[int, int, int], device: str = "cpu") -> Kind:
     parts = [symbol for stage in run.treatment.at_random.letters() for symbol in stage if symbol[0] == "P"]
     if parts:
         run = replace(run, treatment=run.treatment.at_random)  # noise is not to be ranked on
+    run = replace(run, recipes=tuple(replace(recipe, rate=STILL, layer_rates=()) for recipe in run.recipes))
     what = (run.net, shape, task.outputs, task.is_bits, run.treatment.trained, depths, how, where, *parts)
     return Kind(repr(what), run, shape, device)
 
