@@ -1,43 +1,63 @@
-"""The constants of advice's belief, from the exhaustive searches: those under which what came out was most likely.
+"""The constants of advice's belief, from the exhaustive searches: how far what came out lay from what was expected.
 
-For every draw the accuracies of all options, less what was expected of them by experience from other nets and data, are
-taken to be Gaussian with the covariance of `layerwise.advising.belief` and the noise of so many test images. Draws of a
-cell are not independent, but the constants are of one draw.
+What is expected of a cell is what cells say that share neither its source nor its target. An option that is expected to
+be far behind is mostly far behind by another amount, so a deviation is `least` and `grows` times what it is behind.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize, minimize_scalar
-from scipy.stats import multivariate_normal
+from jaxtyping import Float
+from scipy.optimize import minimize
+from scipy.stats import norm
 
 from layerwise.advising import belief
 from layerwise.advising.candidates import Candidate, Option
 from layerwise.advising.experience import Circumstances, Experience
 from layerwise.treatment import Treatment
 
-NAMES = ("LIKE", "OWN", "FAR", "DECADE")
+Values = Float[np.ndarray, " values"]
 
 
-@dataclass(frozen=True)
-class Residual:
-    """What a draw's options did beside what was expected of them."""
+def constants(seen: Mapping[str, pd.DataFrame], elsewhere: Callable[[str], Experience]) -> dict[str, float]:
+    """Those of greatest likelihood over cells (their rows by name), with what was seen elsewhere by name.
 
-    options: tuple[Option, ...]
-    values: np.ndarray  # (options,), their mean is zero
-    noise: float  # variance of a test accuracy that is not common to all options
+    Of accuracies only the deviations upwards count, as half of a Gaussian: an option that did worse than expected did
+    so by far at times, where its trainings diverged, and if its noise were taken to be as wide above as it is below,
+    noise would elect it.
+    """
+    behind, better, lacking, more = [], [], [], []
+    for name, rows in seen.items():
+        known, here = elsewhere(name), circumstances(rows)
+        means = rows[rows["share"] == 1].groupby(["policy", "treatment", "rate"], as_index=False)["accuracy"].mean()
+        some = [option(row) for row in means.to_dict("records")]
+        expected = known.expected(some, here)
+        found = means["accuracy"].to_numpy(float)
+        top = np.sort(found)[::-1][: max(1, len(found) // 3)].mean()
+        behind.append(expected.max() - expected)
+        better.append(found - top - expected)
+        short = lost(rows).groupby(["policy", "treatment", "rate"], as_index=False)["lost"].mean()
+        some = [option(row) for row in short.to_dict("records")]
+        usual = known.shortfall(some, here)
+        lacking.append(np.abs(usual))
+        more.append(short["lost"].to_numpy(float) - usual)
+    up, far = np.concatenate(better), np.concatenate(behind)
+    least, grows = fitted(far[up > 0], up[up > 0], (belief.LEAST, belief.GROWS))
+    of_short = (belief.SHORT_LEAST, belief.SHORT_GROWS)
+    short_least, short_grows = fitted(np.concatenate(lacking), np.concatenate(more), of_short)
+    return {"LEAST": least, "GROWS": grows, "SHORT_LEAST": short_least, "SHORT_GROWS": short_grows}
 
 
-def residual(rows: pd.DataFrame, known: Experience, tested: int) -> Residual:
-    """Of one draw's rows, with experience from elsewhere and so many test images."""
-    some = tuple(option(row) for row in rows.to_dict("records"))
-    expected = known.expected(some, circumstances(rows))
-    accuracy = rows["accuracy"].to_numpy(float)
-    typical = float(np.clip(accuracy.mean(), 0.05, 0.95))
-    left = accuracy - expected
-    return Residual(some, left - left.mean(), belief.NOISE * typical * (1 - typical) / tested)
+def fitted(sizes: Values, deviations: Values, start: tuple[float, float]) -> tuple[float, float]:
+    """`least` and `grows` under which these deviations are most likely, Gaussian with `least + grows * size`."""
+
+    def surprise(logs: np.ndarray) -> float:
+        least, grows = np.exp(logs)
+        return -float(norm.logpdf(deviations, scale=least + grows * sizes).sum())
+
+    least, grows = np.exp(minimize(surprise, np.log(start), method="Nelder-Mead").x)
+    return float(least), float(grows)
 
 
 def lost(rows: pd.DataFrame) -> pd.DataFrame:
@@ -46,29 +66,6 @@ def lost(rows: pd.DataFrame) -> pd.DataFrame:
     short, full = rows[rows["share"] < 1], rows[rows["share"] == 1]
     both = short.merge(full[[*which, "accuracy"]], on=which, suffixes=("", "_full"), validate="one_to_one")
     return both.assign(lost=both["accuracy"] - both["accuracy_full"])
-
-
-def shortfall(rows: pd.DataFrame, known: Experience, tested: int) -> Residual:
-    """What a quarter of the steps brought in one draw beside what was expected; of so many test images."""
-    both = lost(rows)
-    some = tuple(option(row) for row in both.to_dict("records"))
-    typical = float(np.clip(both["accuracy_full"].mean(), 0.05, 0.95))
-    noise = 2 * belief.NOISE * typical * (1 - typical) / tested
-    return Residual(some, both["lost"].to_numpy(float) - known.shortfall(some, circumstances(rows)), noise)
-
-
-def fitted_short(residuals: list[Residual]) -> dict[str, float]:
-    """SHORT of greatest likelihood."""
-
-    def surprise_of(log: float) -> float:
-        total = 0.0
-        for one in residuals:
-            covariance = np.exp(2 * log) * belief.likeness(one.options) + one.noise * np.eye(len(one.options))
-            total -= float(multivariate_normal.logpdf(one.values, cov=covariance))
-        return total
-
-    found = minimize_scalar(surprise_of, bounds=np.log([0.001, 1.0]), method="bounded")
-    return {"SHORT": float(np.exp(found.x))}
 
 
 def circumstances(rows: pd.DataFrame) -> Circumstances:
@@ -82,25 +79,3 @@ def option(row: Mapping[str, object]) -> Option:
     policy = str(row["policy"])
     made = Candidate(policy, policy, Treatment.parse(str(row["treatment"])), policy == "Auto-RGN")
     return Option(made, float(str(row["rate"])))
-
-
-def fitted(residuals: list[Residual]) -> dict[str, float]:
-    """The constants of greatest likelihood, by Nelder and Mead from those that are in use."""
-    start = np.log([getattr(belief, name) for name in NAMES])
-    found = minimize(
-        lambda logs: surprise(residuals, *np.exp(logs)), start, method="Nelder-Mead", options={"xatol": 0.02}
-    )
-    return dict(zip(NAMES, map(float, np.exp(found.x)), strict=True))
-
-
-def surprise(residuals: list[Residual], like: float, own: float, far: float, decade: float) -> float:
-    """Minus the mean logarithm of the likelihood of a draw's residuals."""
-    alike: dict[tuple[Option, ...], np.ndarray] = {}
-    total = 0.0
-    for one in residuals:
-        if one.options not in alike:
-            alike[one.options] = belief.likeness(one.options, far, decade)
-        count = len(one.options)
-        covariance = like**2 * alike[one.options] + (own**2 + one.noise) * np.eye(count) + belief.LEVEL**2
-        total -= float(multivariate_normal.logpdf(one.values, cov=covariance))
-    return total / len(residuals)

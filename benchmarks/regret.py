@@ -21,14 +21,14 @@ from typing import Any
 
 import pandas as pd
 import torch
-from believing import circumstances, fitted, fitted_short, lost, residual, shortfall
-from cells import CELLS, CLASSES, ORIGINS, Bench, Cell, task, weights
+from believing import circumstances, constants, lost
+from cells import CELLS, ORIGINS, Bench, Cell, task, weights
 from scoring import DRAW, OPTION, Coverage, bars, by_confidence, coverage, fixed, interval, regret
 
 from layerwise.advising.asking import Asking
 from layerwise.advising.candidates import RATES, Option, candidates, options, recipes
 from layerwise.advising.cost import flops
-from layerwise.advising.experience import Experience, Seen, learn
+from layerwise.advising.experience import Experience, Seen
 from layerwise.advising.gradient import rates_of, relative_gradients
 from layerwise.advising.racing import SHARES
 from layerwise.data.dataset import DataSet, cached, shape_of
@@ -48,7 +48,7 @@ from layerwise.tasks import Task
 
 TABLES = Path(__file__).with_name("regret_tables")
 BY_SCORE = "best layer by {}"
-NONE = Experience((0.0,) * 3, (1.0,) * 3, {}, {})  # before the first search there is none
+NONE = Experience(())  # before the first search there is none
 CUT_SHORT = 4  # draws of a cell in which options are trained with a quarter of the steps as well
 FREEZING = ("linear probe", "freeze 1/4", "freeze 2/4", "freeze 3/4", "fine-tune")
 FIXED = ("linear probe", "fine-tune", "LP-FT", "Auto-RGN", "scratch")
@@ -150,24 +150,18 @@ def elsewhere(cell: Cell) -> list[Cell]:
 def learn_from(searched: pd.DataFrame) -> None:
     """Write the experience that comes with the package, and tell the constants of belief that it speaks for."""
     learnt(searched).save()
-    there = set(searched["cell"])
-    residuals, lacking = [], []
-    for cell in CELLS:
-        others = searched[searched["cell"].isin([one.name for one in elsewhere(cell)])]
-        if cell.name in there and len(others):
-            known = learnt(others)
-            for seed, rows in searched[searched["cell"] == cell.name].groupby("seed"):
-                residuals.append(residual(whole(rows), known, cell.test * CLASSES))
-                if seed < CUT_SHORT:
-                    lacking.append(shortfall(rows, known, cell.test * CLASSES))
-    if not residuals:
+    of = {name: searched[searched["cell"] == name] for name in searched["cell"].unique()}
+    others = {cell.name: [one.name for one in elsewhere(cell) if one.name in of] for cell in CELLS if cell.name in of}
+    told = {name: of[name] for name, some in others.items() if some}
+    if not told:
         print("no constants of belief: they take cells that share neither source nor target")
         return
-    print(f"constants of greatest likelihood over {len(residuals)} draws: {fitted(residuals) | fitted_short(lacking)}")
+    found = constants(told, lambda name: learnt(searched[searched["cell"].isin(others[name])]))
+    print(f"constants of greatest likelihood over {len(told)} cells: {found}")
 
 
 def learnt(searched: pd.DataFrame) -> Experience:
-    """What these searches teach of options, draws of a cell taken together."""
+    """What these searches tell of options, draws of a cell taken together."""
     seen = [
         Seen(
             circumstances(rows),
@@ -176,7 +170,7 @@ def learnt(searched: pd.DataFrame) -> Experience:
         )
         for _, rows in searched.groupby("cell", sort=False)
     ]
-    return learn(seen, f"{searched.groupby(DRAW).ngroups} draws of {len(seen)} cells")
+    return Experience(tuple(seen), f"{searched.groupby(DRAW).ngroups} draws of {len(seen)} cells")
 
 
 def advised(asking: Asking, budget: float) -> dict[str, Any]:

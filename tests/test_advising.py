@@ -9,7 +9,18 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from layerwise.advising.belief import LEVEL, LIKE, OWN, SHORT, Belief, Model, Place, Trial, likeness
+from layerwise.advising.belief import (
+    GROWS,
+    LEAST,
+    LEVEL,
+    SHORT_GROWS,
+    SHORT_LEAST,
+    Belief,
+    Model,
+    Place,
+    Trial,
+    likeness,
+)
 from layerwise.advising.candidates import RATES, Candidate, Option, candidates, options, recipes, steps_for
 from layerwise.advising.cost import flops
 from layerwise.advising.gradient import rates_of, relative_gradients
@@ -157,7 +168,7 @@ def test_a_belief_after_one_trial_by_hand() -> None:
     found = (one("FFR"),)
     model = Model(found, np.array([0.1]))
     after = model.belief([Trial(0, "0", 1.0, 50, 0.8)])
-    prior = LEVEL**2 + LIKE**2 + OWN**2
+    prior = LEVEL**2 + LEAST**2
     noise = 0.8 * 0.2 / 50
     assert after.mean[0] == pytest.approx(0.6 + prior / (prior + noise) * 0.2)
     assert after.covariance[0, 0] == pytest.approx(prior - prior**2 / (prior + noise))
@@ -171,6 +182,12 @@ def test_a_trial_tells_of_options_alike_more_than_of_others() -> None:
     after = Model(found, np.zeros(3)).belief([Trial(0, "0", 1.0, 1000, 0.5), Trial(1, "0", 1.0, 1000, 0.6)])
     assert after.mean[1] > before.mean[1]
     assert after.mean[1] > after.mean[2]
+
+
+def test_what_is_expected_to_be_far_behind_may_be_far_from_where_it_is_expected() -> None:
+    found = (one("FFFR"), one("RRRR"))
+    before = Model(found, np.array([0.0, -0.3])).belief([])
+    assert np.sqrt(np.diag(before.covariance) - LEVEL**2) == pytest.approx([LEAST, LEAST + 0.3 * GROWS])
 
 
 def test_trials_of_one_fold_share_what_is_hard_in_it() -> None:
@@ -226,8 +243,8 @@ def test_a_training_that_was_cut_short_is_held_against_what_such_lack() -> None:
     found = (one("FFFR"), one("RRRR"))
     usual = Model(found, np.zeros(2), short=np.array([0.0, -0.2]))
     tried = [Trial(1, "0", 0.25, 1000, 0.5)]
-    own = LIKE**2 + OWN**2 + LEVEL**2
-    gain = own / (own + SHORT**2 + 0.25 / 1000)
+    own = LEAST**2 + LEVEL**2
+    gain = own / (own + (SHORT_LEAST + SHORT_GROWS * 0.2) ** 2 + 0.25 / 1000)
     assert usual.belief(tried).mean[1] == pytest.approx(0.5 + 0.2 * gain)
     assert Model(found, np.zeros(2)).belief(tried).mean[1] == pytest.approx(0.5)
     place, whole = Place(1, "1", 0.25, 1000), Place(1, "1", 1.0, 1000)

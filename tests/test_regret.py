@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from layerwise.advising.belief import likeness
-from layerwise.advising.candidates import candidates, options
+from layerwise.advising.experience import Circumstances, Experience, Seen
 from layerwise.run import key
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -235,18 +234,6 @@ def test_the_interval_is_over_cells(scoring: ModuleType) -> None:
     assert (low, high) == (pytest.approx(4 - 12.7062 * 2, rel=1e-4), pytest.approx(4 + 12.7062 * 2, rel=1e-4))
 
 
-def test_the_constants_that_made_the_draws_surprise_least(cells: ModuleType) -> None:
-    import believing
-
-    some = options(candidates((1,) * 4))
-    made = 0.1**2 * likeness(some, 0.4, 0.5) + (0.04**2 + 1e-4) * np.eye(len(some))
-    values = np.random.default_rng(0).multivariate_normal(np.zeros(len(some)), made, 200)
-    residuals = [believing.Residual(some, one, 1e-4) for one in values]
-    least = believing.surprise(residuals, 0.1, 0.04, 0.4, 0.5)
-    for other in [(0.2, 0.04, 0.4, 0.5), (0.1, 0.12, 0.4, 0.5), (0.1, 0.04, 0.8, 0.5), (0.1, 0.04, 0.4, 1.5)]:
-        assert believing.surprise(residuals, *other) > least + 0.5
-
-
 def test_what_few_steps_lack_is_taken_from_draws_that_were_trained_both_ways(cells: ModuleType) -> None:
     import believing
 
@@ -256,12 +243,34 @@ def test_what_few_steps_lack_is_taken_from_draws_that_were_trained_both_ways(cel
     assert found["lost"].tolist() == pytest.approx([-0.3, -0.2])
 
 
-def test_the_spread_of_what_few_steps_lack_is_found_again(cells: ModuleType) -> None:
+def test_a_deviation_that_grows_is_found_again(cells: ModuleType) -> None:
     import believing
 
-    some = options(candidates((1,) * 4))
-    for spread in (0.05, 0.2):
-        made = spread**2 * likeness(some) + 1e-4 * np.eye(len(some))
-        values = np.random.default_rng(0).multivariate_normal(np.zeros(len(some)), made, 100)
-        found = believing.fitted_short([believing.Residual(some, one, 1e-4) for one in values])
-        assert found["SHORT"] == pytest.approx(spread, rel=0.1)
+    sizes = np.linspace(0, 0.3, 4000)
+    found = believing.fitted(sizes, np.random.default_rng(0).normal(0, 0.02 + 0.4 * sizes), (0.01, 0.2))
+    assert found == (pytest.approx(0.02, rel=0.1), pytest.approx(0.4, rel=0.1))
+
+
+def test_constants_are_those_of_what_did_better_than_elsewhere(
+    cells: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option that is expected 0.2 behind, and does 0.1 better in one cell and 0.3 worse in another."""
+    monkeypatch.setattr("layerwise.advising.experience.SEARCHES", 1e-7)
+    import believing
+
+    both = searched({"x": [0.8, 0.8], "y": [0.8, 0.8], "z": [0.7, 0.7]})
+    table = both.assign(policy=both["policy"].map({"x": "fine-tune", "y": "LP-FT", "z": "scratch"}), rate=0.01)
+    table = table.assign(treatment="TTTR", samples=5, last=0.5, better=0.0)
+    short = table.assign(share=0.25, accuracy=table["accuracy"] - 0.1)
+    rows = {"up": pd.concat([table, short]), "down": pd.concat([table.replace({"accuracy": {0.7: 0.3}}), short])}
+    known = Experience(
+        (Seen(Circumstances(5), {("fine-tune", 0.01): 0.8, ("LP-FT", 0.01): 0.8, ("scratch", 0.01): 0.6}),)
+    )
+    asked = []
+    monkeypatch.setattr(believing, "fitted", lambda *what: asked.append(what) or (0.01, 0.2))
+    assert set(believing.constants(rows, lambda name: known)) == {"LEAST", "GROWS", "SHORT_LEAST", "SHORT_GROWS"}
+    (behind, better, _), (lacking, more, _) = asked
+    assert behind[better > 1e-6] == pytest.approx([0.2])
+    assert better[better > 1e-6] == pytest.approx([0.1])
+    assert lacking == pytest.approx([0] * 6)  # nothing was known of that
+    assert more == pytest.approx([-0.1] * 5 + [0.3])

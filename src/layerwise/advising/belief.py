@@ -5,9 +5,11 @@ The accuracy of an option on a fold is taken to be
     level + prior(option) + g(option) + short(option) + fold + noise
 
 in which `g` is what this net and these data make of the option, alike for options that treat layers alike at like
-rates; `short` is what a training that was cut short lacks, more or less than was to be expected of it, and is left out
-of what is believed; `fold` is how hard a fold is, and the noise is that of so many images. All are Gaussian, so the
-belief is one linear solution (Rasmussen and Williams 2006, equations 2.22 to 2.24).
+rates, and the smaller the better the option is expected to be: what does best elsewhere does well nearly everywhere,
+and what does badly does so by amounts that differ. `short` is what a training that was cut short lacks, more or less
+than was to be expected of it, and is left out of what is believed; `fold` is how hard a fold is, and the noise is that
+of so many images. All are Gaussian, so the belief is one linear solution (Rasmussen and Williams 2006, equations 2.22
+to 2.24).
 """
 
 from collections.abc import Sequence
@@ -21,8 +23,9 @@ from layerwise.advising.candidates import Option
 
 # Standard deviations, in accuracy. `benchmarks/regret.py learn` finds those of greatest likelihood.
 LEVEL = 0.3  # how well this net does on these data at all
-LIKE, OWN = 0.1, 0.05  # of g: what an option shares with those like it, and its own
-SHORT = 0.18
+LEAST, GROWS = 0.01, 0.3  # of g, where an option is expected to be the best, and more for what it is behind
+OWN = 0.3  # of the variance of g and short is an option's own; the rest it shares with those like it
+SHORT_LEAST, SHORT_GROWS = 0.13, 0.15  # of short, where nothing is expected to be lacking, and more for what is
 NOISE = 0.6  # of the binomial variance is an option's own; the rest are images that are hard for all: the fold's
 FAR = 0.43  # root of the share of layers treated otherwise over which options stop being alike
 DECADE = 0.59  # powers of ten of the learning rate over which they do
@@ -78,7 +81,7 @@ class Model:
     """What is assumed of these options before any is tried."""
 
     options: tuple[Option, ...]
-    prior: Options  # beside the level
+    prior: Options  # beside the level, which is that of the best
     level: float = 0.5
     short: Options | float = 0.0  # what each gains, mostly less than nothing, where it is cut short
 
@@ -126,12 +129,19 @@ class Model:
         return np.array([trial.accuracy for trial in trials]) - self._usual(trials)
 
     @cached_property
-    def _likeness(self) -> Square:
-        return likeness(self.options)
+    def _alike(self) -> Square:
+        """Correlations of g between options."""
+        return (1 - OWN) * likeness(self.options) + OWN * np.eye(len(self.options))
 
     @cached_property
     def _whole(self) -> Square:
-        return LIKE**2 * self._likeness + OWN**2 * np.eye(len(self.options)) + LEVEL**2
+        deviations = LEAST + GROWS * (self.prior.max() - self.prior)
+        return np.outer(deviations, deviations) * self._alike + LEVEL**2
+
+    @cached_property
+    def _short(self) -> Square:
+        deviations = SHORT_LEAST + SHORT_GROWS * np.abs(np.broadcast_to(self.short, len(self.options)))
+        return np.outer(deviations, deviations) * self._alike
 
     def _covariance(
         self, some: Sequence[Place], others: Sequence[Place], typical: float
@@ -141,7 +151,7 @@ class Model:
         short = np.outer([one.share < 1 for one in some], [one.share < 1 for one in others])
         same = np.equal.outer([one.fold for one in some], [one.fold for one in others])
         hard = (1 - NOISE) * _binomial(others, typical)
-        return np.asarray(self._whole[pairs] + SHORT**2 * self._likeness[pairs] * short + hard * same)
+        return np.asarray(self._whole[pairs] + self._short[pairs] * short + hard * same)
 
     def _of_trials(self, trials: Sequence[Trial]) -> Float[np.ndarray, "trials trials"]:
         typical = self._typical(trials)

@@ -1,33 +1,31 @@
-"""What was seen elsewhere: how options did beside each other, over many nets and data, and what that says here.
+"""What was seen elsewhere: how options did beside each other on other nets and data, and what that says here.
 
-An option's accuracy beside the others' is taken to be linear in the circumstances: how many samples a class there are,
-how well a linear probe of the last layer does, and by how much the best layer's probe does better. So is what it lacks
-when it is tried with a quarter of the steps. The coefficients were learnt from exhaustive searches (`experience.json`,
-made by `benchmarks/regret.py learn`): they are the mean of a Gaussian process over options, in which options that treat
-layers alike at like rates have like coefficients.
+What an option is expected to do here is the mean of what it did in exhaustive searches, the more alike their
+circumstances the more they count: how many samples a class there are, how well a linear probe of the last layer does,
+and by how much the best layer's probe does better. Options that treat layers alike at like rates lend each other what
+few searches cannot tell. So it is with what an option lacks when it is tried with a quarter of the steps. The searches
+are in `experience.json`, written by `benchmarks/regret.py learn`.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
-from layerwise.advising.belief import Options, likeness
+from layerwise.advising.belief import OWN, Options, likeness
 from layerwise.advising.candidates import Option, candidates, options
 
 FILE = Path(__file__).with_name("experience.json")
 CANONICAL = options(candidates((1,) * 9))  # every policy there is, on a net of eight layers and a head
-FEATURES = ("always", "samples", "last", "better")
-SPREAD = (0.1, 0.05, 0.05, 0.05)  # standard deviation of the coefficients, for features of unit scale
-SHORT_SPREAD = (0.2, 0.1, 0.1, 0.1)  # the same, of what is lacking with a quarter of the steps
-LEVEL, OWN, NOISE = 0.3, 0.3, 0.03  # of a cell; an option's own share of SPREAD; of a cell's mean accuracy
+ALIKE = (2.0, 1.0, 0.4)  # powers of ten of samples, accuracy of `last`, of `better`: over these circumstances differ
+OPTIONS = 0.15  # standard deviation of means over options
+SEARCHES = 0.05  # of what one search says of an option about what all would say
+DIGITS = 4  # of an accuracy that is kept
 
 Which = tuple[str, float]  # an option by its policy and rate
-Coefficients = Mapping[str, tuple[float, ...]]  # of options by "policy, rate"; one for each of FEATURES
 
 
 @dataclass(frozen=True)
@@ -40,52 +38,6 @@ class Circumstances:
 
 
 @dataclass(frozen=True)
-class Experience:
-    """Coefficients of each option; features are centred and scaled by `centre` and `scale`."""
-
-    centre: tuple[float, ...]  # of samples (as logarithm), last, better
-    scale: tuple[float, ...]
-    coefficients: Coefficients  # of accuracy
-    short: Coefficients  # of what a quarter of the steps brings less
-    learnt_from: str = ""
-
-    def expected(self, some: Sequence[Option], here: Circumstances) -> Options:
-        """Each option's accuracy beside the others': its mean over these options is zero, as is what is not known."""
-        means = self._told(self.coefficients, some, here)
-        return np.asarray(means - means.mean())
-
-    def shortfall(self, some: Sequence[Option], here: Circumstances) -> Options:
-        """What each option gains when it is tried with a quarter of the steps: mostly less than nothing."""
-        return self._told(self.short, some, here)
-
-    def _told(self, of: Coefficients, some: Sequence[Option], here: Circumstances) -> Options:
-        unknown = (0.0,) * len(FEATURES)
-        found = np.array([of.get(_named(one.candidate.policy, one.rate), unknown) for one in some])
-        return np.asarray(found @ self.features(here))
-
-    def features(self, here: Circumstances) -> Float[np.ndarray, " features"]:
-        """The circumstances as numbers of unit scale; what is not known is as it mostly was."""
-        values = [np.log10(here.samples), here.last, here.better]
-        scaled = [
-            0.0 if value is None else (value - centre) / scale
-            for value, centre, scale in zip(values, self.centre, self.scale, strict=True)
-        ]
-        return np.array([1.0, *scaled])
-
-    def save(self, path: Path = FILE) -> None:
-        """Write it where `experience` finds it."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-
-
-@cache
-def experience() -> Experience:
-    """What came with this version."""
-    found = json.loads(FILE.read_text(encoding="utf-8"))
-    of_accuracy, of_short = ({n: tuple(v) for n, v in found[of].items()} for of in ("coefficients", "short"))
-    return Experience(tuple(found["centre"]), tuple(found["scale"]), of_accuracy, of_short, found["learnt_from"])
-
-
-@dataclass(frozen=True)
 class Seen:
     """How options did on one net and data: means over draws."""
 
@@ -93,46 +45,84 @@ class Seen:
     accuracies: Mapping[Which, float]
     short: Mapping[Which, float] = field(default_factory=dict)  # with a quarter of the steps, less that with all
 
-
-def learn(seen: Sequence[Seen], learnt_from: str = "") -> Experience:
-    """The coefficients that these searches speak for; a search's accuracies have a level of its own."""
-    known = np.array([[np.log10(one.here.samples), one.here.last, one.here.better] for one in seen], dtype=float)
-    centre = np.nan_to_num(np.nanmean(known, 0))
-    scale = np.where((deviation := np.nan_to_num(np.nanstd(known, 0))) > 0, deviation, 1.0)
-    empty = Experience(tuple(map(float, centre)), tuple(map(float, scale)), {}, {})
-    features = np.array([empty.features(one.here) for one in seen])  # (seen, features)
-    return replace(
-        empty,
-        coefficients=_learnt([one.accuracies for one in seen], features, SPREAD, LEVEL),
-        short=_learnt([one.short for one in seen], features, SHORT_SPREAD, 0.0),
-        learnt_from=learnt_from,
-    )
+    @cached_property
+    def beside(self) -> Mapping[Which, float]:
+        """Accuracies less the mean of the best third: how far behind an option is, whatever became of the worst."""
+        found = sorted(self.accuracies.values(), reverse=True)
+        top = float(np.mean(found[: max(1, len(found) // 3)]))
+        return {which: accuracy - top for which, accuracy in self.accuracies.items()}
 
 
-def _learnt(
-    values: Sequence[Mapping[Which, float]], features: np.ndarray, spreads: Sequence[float], level: float
-) -> Coefficients:
-    """The mean of a Gaussian process (Rasmussen and Williams 2006, equation 2.25), given each search's values.
+@dataclass(frozen=True)
+class Experience:
+    """Searches of other nets and data."""
 
-    They are a level of the search's own, where it has one, the coefficients times its features, and noise.
-    """
-    at = {(one.candidate.policy, one.rate): k for k, one in enumerate(CANONICAL)}
-    rows = [(cell, at[which], value) for cell, one in enumerate(values) for which, value in one.items()]
-    if not rows:
-        return {}
-    cell, option, value = (np.array(column) for column in zip(*rows, strict=True))
-    alike = (1 - OWN**2) * likeness(CANONICAL) + OWN**2 * np.eye(len(CANONICAL))
-    between = [spread**2 * alike for spread in spreads]  # of each feature's coefficients
-    whole = level**2 * np.equal.outer(cell, cell) + NOISE**2 * np.eye(len(rows))
-    for k, one in enumerate(between):
-        whole = whole + one[np.ix_(option, option)] * np.outer(features[cell, k], features[cell, k])
-    explained = np.linalg.solve(whole, value - (value.mean() if level else 0.0))
-    found = np.array([one[:, option] @ (features[cell, k] * explained) for k, one in enumerate(between)])
-    return {
-        _named(one.candidate.policy, one.rate): tuple(round(float(number), 5) for number in found[:, k])
-        for k, one in enumerate(CANONICAL)
-    }
+    seen: tuple[Seen, ...]
+    learnt_from: str = ""
+
+    def expected(self, some: Sequence[Option], here: Circumstances) -> Options:
+        """Each option's accuracy beside that of those which mostly do best; zero where nothing was seen."""
+        return self._mean([one.beside for one in self.seen], some, here)
+
+    def shortfall(self, some: Sequence[Option], here: Circumstances) -> Options:
+        """What each option gains when it is tried with a quarter of the steps: mostly less than nothing."""
+        return self._mean([one.short for one in self.seen], some, here)
+
+    def _mean(self, values: Sequence[Mapping[Which, float]], some: Sequence[Option], here: Circumstances) -> Options:
+        """Over searches and, the fewer there are the more, over options that treat layers alike at like rates.
+
+        It is the mean of a Gaussian process over options whose values are the means over searches (Rasmussen and
+        Williams 2006, equation 2.25).
+        """
+        weights = np.array([nearness(one.here, here) for one in self.seen])
+        table = np.array([[one.get(_which(option), np.nan) for option in CANONICAL] for one in values])
+        there = ~np.isnan(table).all(0) if len(table) else np.zeros(len(CANONICAL), dtype=bool)
+        if not there.any():
+            return np.zeros(len(some))
+        known = table[:, there]
+        counted = weights[:, None] * ~np.isnan(known)
+        means = (counted * np.nan_to_num(known)).sum(0) / counted.sum(0)
+        searches = counted.sum(0) ** 2 / (counted**2).sum(0)  # as many as count
+        alike = OPTIONS**2 * ((1 - OWN) * likeness(CANONICAL) + OWN * np.eye(len(CANONICAL)))
+        noise = np.diag(SEARCHES**2 / searches)
+        typical = float(np.median(means))
+        smooth = typical + alike[:, there] @ np.linalg.solve(alike[np.ix_(there, there)] + noise, means - typical)
+        of = {_which(option): mean for option, mean in zip(CANONICAL, smooth, strict=True)}
+        return np.array([of[_which(option)] for option in some])
+
+    def save(self, path: Path = FILE) -> None:
+        """Write it where `experience` finds it."""
+        cells = [
+            {"here": asdict(one.here), "accuracies": _spelt(one.accuracies), "short": _spelt(one.short)}
+            for one in self.seen
+        ]
+        written = {"learnt_from": self.learnt_from, "seen": cells}
+        path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
-def _named(policy: str, rate: float) -> str:
-    return f"{policy}, {rate:g}"
+@cache
+def experience() -> Experience:
+    """What came with this version."""
+    found = json.loads(FILE.read_text(encoding="utf-8"))
+    seen = [Seen(Circumstances(**one["here"]), _read(one["accuracies"]), _read(one["short"])) for one in found["seen"]]
+    return Experience(tuple(seen), found["learnt_from"])
+
+
+def nearness(one: Circumstances, other: Circumstances) -> float:
+    """How alike circumstances are, from 0 to 1; what is not known of one is taken to be as it is in the other."""
+    first, second = (np.array([np.log10(of.samples), of.last, of.better], dtype=float) for of in (one, other))
+    apart = np.nan_to_num((first - second) / ALIKE)
+    return float(np.exp(-(apart @ apart) / 2))
+
+
+def _which(option: Option) -> Which:
+    return option.candidate.policy, option.rate
+
+
+def _spelt(values: Mapping[Which, float]) -> dict[str, float]:
+    return {f"{policy}, {rate:g}": round(value, DIGITS) for (policy, rate), value in values.items()}
+
+
+def _read(values: Mapping[str, float]) -> dict[Which, float]:
+    spelt = [(name.rsplit(", ", 1), value) for name, value in values.items()]
+    return {(policy, float(rate)): value for (policy, rate), value in spelt}
