@@ -20,12 +20,13 @@ from layerwise.treatment import Treatment
 Values = Float[np.ndarray, " values"]
 
 
-def constants(seen: Mapping[str, pd.DataFrame], elsewhere: Callable[[str], Experience]) -> dict[str, float]:
+def constants(
+    seen: Mapping[str, pd.DataFrame], elsewhere: Callable[[str], Experience]
+) -> dict[str, tuple[float, float]]:
     """Those of greatest likelihood over cells (their rows by name), with what was seen elsewhere by name.
 
-    Of accuracies only the deviations upwards count, as half of a Gaussian: an option that did worse than expected did
-    so by far at times, where its trainings diverged, and if its noise were taken to be as wide above as it is below,
-    noise would elect it.
+    UPWARDS is of the deviations upwards, as half of a Gaussian: an option that did worse than expected did so by far at
+    times, where its trainings diverged, and if it were taken to be as free above as it is below, noise would elect it.
     """
     behind, better, lacking, more = [], [], [], []
     for name, rows in seen.items():
@@ -43,10 +44,11 @@ def constants(seen: Mapping[str, pd.DataFrame], elsewhere: Callable[[str], Exper
         lacking.append(np.abs(usual))
         more.append(short["lost"].to_numpy(float) - usual)
     up, far = np.concatenate(better), np.concatenate(behind)
-    least, grows = fitted(far[up > 0], up[up > 0], (belief.LEAST, belief.GROWS))
-    of_short = (belief.SHORT_LEAST, belief.SHORT_GROWS)
-    short_least, short_grows = fitted(np.concatenate(lacking), np.concatenate(more), of_short)
-    return {"LEAST": least, "GROWS": grows, "SHORT_LEAST": short_least, "SHORT_GROWS": short_grows}
+    return {
+        "UPWARDS": fitted(far[up > 0], up[up > 0], belief.UPWARDS),
+        "BOTH_WAYS": fitted(far, up, belief.BOTH_WAYS),
+        "SHORT": fitted(np.concatenate(lacking), np.concatenate(more), belief.SHORT),
+    }
 
 
 def fitted(sizes: Values, deviations: Values, start: tuple[float, float]) -> tuple[float, float]:

@@ -72,9 +72,9 @@ ORIGINS = {
 CELLS = tuple(
     Cell(origin, target, shots, test, seeds)
     for origin, target, test, seeds, many in [
-        ("lenet of mnist", "letters by hand", 30, 12, (1, 5, 20)),
-        ("lenet of mnist", "omniglot", 10, 12, (5,)),
-        ("lenet of letters", "mnist", 100, 12, (1, 5, 20, 100)),
+        ("lenet of mnist", "letters by hand", 30, 14, (1, 5, 20)),
+        ("lenet of mnist", "omniglot", 10, 14, (5,)),
+        ("lenet of letters", "mnist", 100, 14, (1, 5, 20, 100)),
         ("small8 of letters", "mnist", 100, 12, (5, 20)),
         ("small8 of letters", "digits by hand", 30, 12, (5, 20)),
         ("small8bn of tiny", "cifar", 100, 12, (1, 5, 20, 100)),

@@ -9,18 +9,7 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from layerwise.advising.belief import (
-    GROWS,
-    LEAST,
-    LEVEL,
-    SHORT_GROWS,
-    SHORT_LEAST,
-    Belief,
-    Model,
-    Place,
-    Trial,
-    likeness,
-)
+from layerwise.advising.belief import BOTH_WAYS, LEVEL, SHORT, UPWARDS, Belief, Model, Place, Trial, likeness
 from layerwise.advising.candidates import RATES, Candidate, Option, candidates, options, recipes, steps_for
 from layerwise.advising.cost import flops
 from layerwise.advising.gradient import rates_of, relative_gradients
@@ -168,7 +157,7 @@ def test_a_belief_after_one_trial_by_hand() -> None:
     found = (one("FFR"),)
     model = Model(found, np.array([0.1]))
     after = model.belief([Trial(0, "0", 1.0, 50, 0.8)])
-    prior = LEVEL**2 + LEAST**2
+    prior = LEVEL**2 + UPWARDS[0] ** 2
     noise = 0.8 * 0.2 / 50
     assert after.mean[0] == pytest.approx(0.6 + prior / (prior + noise) * 0.2)
     assert after.covariance[0, 0] == pytest.approx(prior - prior**2 / (prior + noise))
@@ -186,8 +175,22 @@ def test_a_trial_tells_of_options_alike_more_than_of_others() -> None:
 
 def test_what_is_expected_to_be_far_behind_may_be_far_from_where_it_is_expected() -> None:
     found = (one("FFFR"), one("RRRR"))
-    before = Model(found, np.array([0.0, -0.3])).belief([])
-    assert np.sqrt(np.diag(before.covariance) - LEVEL**2) == pytest.approx([LEAST, LEAST + 0.3 * GROWS])
+    for least, grows in (UPWARDS, BOTH_WAYS):
+        before = Model(found, np.array([0.0, -0.3]), spread=(least, grows)).belief([])
+        assert np.sqrt(np.diag(before.covariance) - LEVEL**2) == pytest.approx([least, least + 0.3 * grows])
+
+
+def test_an_option_that_failed_is_believed_to_be_as_bad_as_it_was() -> None:
+    """Bug: seen at chance five times, it was told to be nearly as good as it is elsewhere."""
+    found = (one("FFFR", 0.01), one("FFFR", 0.002), one("FFFR", 0.05), one("TTTR"))
+    usual = Model(found, np.zeros(4))
+    trials = [Trial(k, fold, 1.0, 20, right) for k, right in enumerate((0.8, 0.75, 0.1)) for fold in "01234"]
+    freed = usual.after(trials)
+    assert freed.freed == pytest.approx([0, 0, 0.7, 0])
+    assert usual.belief(trials).mean[2] > 0.5
+    assert freed.belief(trials).mean[2] < 0.2
+    assert freed.belief(trials).mean[[0, 1, 3]] == pytest.approx([0.77, 0.77, 0.77], abs=0.03)
+    assert not np.any(usual.after([trial for trial in trials if trial.option < 2]).freed)
 
 
 def test_trials_of_one_fold_share_what_is_hard_in_it() -> None:
@@ -243,8 +246,8 @@ def test_a_training_that_was_cut_short_is_held_against_what_such_lack() -> None:
     found = (one("FFFR"), one("RRRR"))
     usual = Model(found, np.zeros(2), short=np.array([0.0, -0.2]))
     tried = [Trial(1, "0", 0.25, 1000, 0.5)]
-    own = LEAST**2 + LEVEL**2
-    gain = own / (own + (SHORT_LEAST + SHORT_GROWS * 0.2) ** 2 + 0.25 / 1000)
+    own = UPWARDS[0] ** 2 + LEVEL**2
+    gain = own / (own + (SHORT[0] + SHORT[1] * 0.2) ** 2 + 0.25 / 1000)
     assert usual.belief(tried).mean[1] == pytest.approx(0.5 + 0.2 * gain)
     assert Model(found, np.zeros(2)).belief(tried).mean[1] == pytest.approx(0.5)
     place, whole = Place(1, "1", 0.25, 1000), Place(1, "1", 1.0, 1000)

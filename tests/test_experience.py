@@ -87,6 +87,8 @@ def test_an_option_that_some_searches_lack_is_the_mean_of_the_others(truth: np.n
     whole = seen(truth)
     part = replace(whole, accuracies=dict.fromkeys(WHICH[3:], 0.5))
     told = Experience((whole, part)).expected(CANONICAL, USUAL)
+    strange = replace(CANONICAL[0], rate=0.3)
+    assert told.min() < Experience((whole, part)).expected([strange], USUAL)[0] < told.max()
     assert told[:3] == pytest.approx(list(whole.beside.values())[:3])
     assert told[3:] == pytest.approx(np.array(list(whole.beside.values())[3:]) / 2)
 

@@ -268,9 +268,10 @@ def test_constants_are_those_of_what_did_better_than_elsewhere(
     )
     asked = []
     monkeypatch.setattr(believing, "fitted", lambda *what: asked.append(what) or (0.01, 0.2))
-    assert set(believing.constants(rows, lambda name: known)) == {"LEAST", "GROWS", "SHORT_LEAST", "SHORT_GROWS"}
-    (behind, better, _), (lacking, more, _) = asked
+    assert set(believing.constants(rows, lambda name: known)) == {"UPWARDS", "BOTH_WAYS", "SHORT"}
+    (behind, better, _), (_, both_ways, _), (lacking, more, _) = asked
     assert behind[better > 1e-6] == pytest.approx([0.2])
     assert better[better > 1e-6] == pytest.approx([0.1])
+    assert min(both_ways) == pytest.approx(-0.3)
     assert lacking == pytest.approx([0] * 6)  # nothing was known of that
     assert more == pytest.approx([-0.1] * 5 + [0.3])

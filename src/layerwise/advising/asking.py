@@ -124,8 +124,6 @@ class Asking:
         """Race, look at the layers, and conclude."""
         begun = time.perf_counter()
         race, known = self.race, self.experience
-        if self.rehearsal.folds:
-            race.spent += counted(lambda: self.probed)
         here = self.here
         race.expect(known.expected(race.options, here), known.shortfall(race.options, here), here.last)
         if self.rehearsal.folds:
@@ -133,9 +131,9 @@ class Asking:
         grown = self._grown(budget) if race.rehearsal.folds else None
         race.go(budget, self._told)
         why = self._why()
-        belief, best = race.belief, race.belief.best
+        belief, told, best = race.belief, race.told, race.belief.best
         samples = race.examples / len(self.task.classes)
-        shift = self._shift(grown, samples)
+        shift = self._shift(grown, samples) + float(told.mean[best] - belief.mean[best])
         chances = belief.chances(np.random.default_rng(self.seed))
         order = sorted(range(len(race.options)), key=lambda k: (k != best, -belief.mean[k]))
         considered = tuple(
@@ -144,7 +142,7 @@ class Asking:
         )
         typical = float(np.clip(considered[0].accuracy, 0.02, 0.98))
         tested = counts(self.task, self.data)["test"]
-        variance = belief.covariance[best, best] + TRAINING**2 + (typical * (1 - typical) / tested if tested else 0.0)
+        variance = told.covariance[best, best] + TRAINING**2 + (typical * (1 - typical) / tested if tested else 0.0)
         reach = float(stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt(variance))
         job = self._job([], self.data, Quiet())
         return Advice(
@@ -208,7 +206,7 @@ class Asking:
 
     @cached_property
     def probed(self) -> dict[str, LinearProbe | None]:
-        """A linear probe of each layer in front of the head, cross-validated on the training images."""
+        """A linear probe of each layer in front of the head, cross-validated on the training images; the race pays."""
         names = [layer.name for layer in self.source_layers[:-1]]
         if not self.rehearsal.folds:
             return dict.fromkeys(names)
@@ -218,17 +216,23 @@ class Asking:
         images, labels = there.images[np.sort(some)], torch.from_numpy(there.labels[np.sort(some)])
         groups = there.columns.get(GROUP)
         self.listener.say(f"Looking at {len(names)} layers")
-        seen = activations(self.source_net, scaled(images, architecture(self.net)), found=self.source_layers)
+        pixels = scaled(images, architecture(self.net))
+        seen: dict[str, torch.Tensor] = {}
+        self._pay(counted(lambda: seen.update(activations(self.source_net, pixels, found=self.source_layers))))
         try:
             found = linear_probes(
                 {name: seen[name] for name in names if name in seen},
                 labels,
                 folds=int(np.clip(np.unique(labels, return_counts=True)[1].min(), FEWEST_PROBED, FOLDS)),
                 groups=None if groups is None else torch.from_numpy(groups[np.sort(some)]),
+                spent=self._pay,
             )
         except RepresentationError:
             found = {}  # too few images or groups of a class: nothing can be said of any layer
         return {name: one if isinstance(one := found.get(name), LinearProbe) else None for name in names}
+
+    def _pay(self, operations: int) -> None:
+        self.race.spent += operations
 
     @property
     def here(self) -> Circumstances:

@@ -6,14 +6,16 @@ The accuracy of an option on a fold is taken to be
 
 in which `g` is what this net and these data make of the option, alike for options that treat layers alike at like
 rates, and the smaller the better the option is expected to be: what does best elsewhere does well nearly everywhere,
-and what does badly does so by amounts that differ. `short` is what a training that was cut short lacks, more or less
+and what does badly does so by amounts that differ. Few do much better than expected and some do much worse, which no
+Gaussian is like; so there are two: one as wide as options turn out better, by which they are chosen, and a wider one
+by which accuracies are told. `short` is what a training that was cut short lacks, more or less
 than was to be expected of it, and is left out of what is believed; `fold` is how hard a fold is, and the noise is that
 of so many images. All are Gaussian, so the belief is one linear solution (Rasmussen and Williams 2006, equations 2.22
 to 2.24).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,9 +25,11 @@ from layerwise.advising.candidates import Option
 
 # Standard deviations, in accuracy. `benchmarks/regret.py learn` finds those of greatest likelihood.
 LEVEL = 0.3  # how well this net does on these data at all
-LEAST, GROWS = 0.01, 0.3  # of g, where an option is expected to be the best, and more for what it is behind
+UPWARDS = 0.01, 0.3  # of g, where an option is expected to be the best, and more for what it is behind: to choose by
+BOTH_WAYS = 0.05, 0.8  # the same with options that did worse than expected, which may be by far: to tell accuracies by
 OWN = 0.3  # of the variance of g and short is an option's own; the rest it shares with those like it
-SHORT_LEAST, SHORT_GROWS = 0.13, 0.15  # of short, where nothing is expected to be lacking, and more for what is
+SHORT = 0.13, 0.15  # of short, where nothing is expected to be lacking, and more for what is
+FAILED = 3.0  # standard deviations below expectation from which an option failed
 NOISE = 0.6  # of the binomial variance is an option's own; the rest are images that are hard for all: the fold's
 FAR = 0.43  # root of the share of layers treated otherwise over which options stop being alike
 DECADE = 0.59  # powers of ten of the learning rate over which they do
@@ -84,6 +88,26 @@ class Model:
     prior: Options  # beside the level, which is that of the best
     level: float = 0.5
     short: Options | float = 0.0  # what each gains, mostly less than nothing, where it is cut short
+    spread: tuple[float, float] = UPWARDS  # standard deviation of g: of the best, and more for what is behind
+    freed: Options | float = 0.0  # the least that it is, of options that failed; see `after`
+
+    def after(self, trials: Sequence[Trial]) -> "Model":
+        """The same, but that options whose trials were far below expectation are free to be as bad as they were.
+
+        Far is beyond so many standard deviations, beside the option that did best for what is expected of it: no
+        Gaussian has such trials, which are of rates at which a net learns nothing.
+        """
+        tried = sorted({trial.option for trial in trials})
+        of = [[k for k, trial in enumerate(trials) if trial.option == option] for option in tried]
+        surprise = np.array([self._seen(trials)[those].mean() for those in of])
+        images = np.array([sum(trials[k].examples for k in those) for those in of])
+        typical = self._typical(trials)
+        variance = np.diag(self._whole)[tried] - LEVEL**2 + typical * (1 - typical) / images
+        best = int(surprise.argmax())
+        short = surprise[best] - surprise
+        freed = np.zeros(len(self.options))
+        freed[tried] = np.where(short > FAILED * np.sqrt(variance + variance[best]), short, 0.0)
+        return replace(self, freed=freed)
 
     def belief(self, trials: Sequence[Trial]) -> Belief:
         """What is believed after these trials."""
@@ -135,12 +159,14 @@ class Model:
 
     @cached_property
     def _whole(self) -> Square:
-        deviations = LEAST + GROWS * (self.prior.max() - self.prior)
+        least, grows = self.spread
+        deviations = np.maximum(least + grows * (self.prior.max() - self.prior), self.freed)
         return np.outer(deviations, deviations) * self._alike + LEVEL**2
 
     @cached_property
     def _short(self) -> Square:
-        deviations = SHORT_LEAST + SHORT_GROWS * np.abs(np.broadcast_to(self.short, len(self.options)))
+        least, grows = SHORT
+        deviations = least + grows * np.abs(np.broadcast_to(self.short, len(self.options)))
         return np.outer(deviations, deviations) * self._alike
 
     def _covariance(

@@ -88,7 +88,7 @@ class Experience:
         typical = float(np.median(means))
         smooth = typical + alike[:, there] @ np.linalg.solve(alike[np.ix_(there, there)] + noise, means - typical)
         of = {_which(option): mean for option, mean in zip(CANONICAL, smooth, strict=True)}
-        return np.array([of[_which(option)] for option in some])
+        return np.array([of.get(_which(option), typical) for option in some])  # a rate of one's own is not known
 
     def save(self, path: Path = FILE) -> None:
         """Write it where `experience` finds it."""

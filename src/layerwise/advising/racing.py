@@ -2,7 +2,8 @@
 
 First a linear probe is tried with every rate, on one fold and then, as far as the budget goes, on all: it costs little
 and says how well this net does on these data at all. Then trials are bought one round after another (see
-`layerwise.advising.race`), with a quarter of the steps or with all of them. Every trial is a run like any other:
+`layerwise.advising.race`), with a quarter of the steps or with all of them. When nothing promises more, the option
+ahead is tried on the folds that it was not tried on, as far as the budget goes. Every trial is a run like any other:
 stored, resumed, trained in fleets.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layerwise.advising.belief import Belief, Model, Options, Trial
+from layerwise.advising.belief import BOTH_WAYS, Belief, Model, Options, Trial
 from layerwise.advising.candidates import RATES, Option, recipes
 from layerwise.advising.cost import flops
 from layerwise.advising.gradient import rates_of, relative_gradients
@@ -81,6 +82,11 @@ class Race:
         """What is believed of every option by now."""
         return self.model.belief(self.trials)
 
+    @property
+    def told(self) -> Belief:
+        """The same by the wider Gaussian, for the accuracy of the option that is chosen."""
+        return replace(self.model, spread=BOTH_WAYS).belief(self.trials)
+
     def go(self, budget: float, told: Callable[["Race"], None] = lambda race: None) -> None:
         """Race for a share of the exhaustive search's cost; `told` is called after each round."""
         probes = [k for k, one in enumerate(self.options) if one.candidate.policy == PROBE]
@@ -92,6 +98,19 @@ class Race:
         while chosen := next_trials(self.model, self.trials, self.possible, self.left(budget), TOGETHER):
             self.make(chosen)
             told(self)
+        while chosen := self._of_the_best(self.left(budget)):
+            self.make(chosen)
+            told(self)
+
+    def _of_the_best(self, left: float) -> list[Possible]:
+        """Trials of the option ahead with all steps, as far as that goes: how well it does is to be seen, not inferred.
+
+        None of another option's are made for that, so what comes out may put another one ahead.
+        """
+        best = self.belief.best
+        wanted = [one for one in self.possible if one.option == best and one.share == 1]
+        afforded = np.cumsum([one.flops for one in wanted]) <= left
+        return [one for one, has_room in zip(wanted, afforded, strict=True) if has_room]
 
     def left(self, budget: float) -> float:
         """Operations that may still be spent of a share of the exhaustive search."""
@@ -116,6 +135,7 @@ class Race:
             accuracy = last(record.result["curve"], "accuracy") if record else 1 / run.task.width
             self.trials.append(Trial(one.option, one.fold, one.share, one.examples, accuracy))
             self.spent += one.flops
+        self.model = replace(self.model, freed=0.0).after(self.trials)
 
     def run(self, option: Option, task: Task, share: float = 1.0, rates: tuple[float, ...] = ()) -> Run:
         """The run of an option on a task with this training set, or a part of it."""

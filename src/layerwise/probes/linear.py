@@ -62,18 +62,20 @@ def linear_probes(
     groups: Int[Tensor, " examples"] | None = None,
     budget: int = BUDGET,
     progress: Progress | None = None,
+    spent: Callable[[int], None] | None = None,
 ) -> Found:
     """Nested cross-validated accuracy of a linear probe on every layer, with its interval over folds.
 
     Folds are stratified, drawn from the seed, and the same for all layers; examples of one group (a person, a scene)
     are in one fold. Equal choices go to the larger penalty. A
     layer that cannot be probed, or one of whose fits did not arrive at its minimum, has the error in its place.
-    `budget` is the memory in bytes that fits under way may take; `progress` is told the fits done and wanted.
+    `budget` is the memory in bytes that fits under way may take; `progress` is told the fits done and wanted, and
+    `spent` the operations of each lot of fits (matrix products, two for a multiplication and an addition).
     Raises RepresentationError where labels, folds or penalties would do for no layer.
     """
     classes = classes_of(labels, fewest=1)
     tests = stratified(classes, folds, seed, fewest=3, groups=groups)
-    probing = _Probing(layers, classes, tests, _falling(penalties), budget, progress)
+    probing = _Probing(layers, classes, tests, _falling(penalties), budget, progress, spent)
     probing.wanted = len(probing.layers()) * (len(tests) * (len(tests) - 1) // 2 + len(tests))
     chosen = _choices(probing)
     orders = [_Order(layer, (test,), (own[test],)) for layer, own in chosen.items() for test in range(folds)]
@@ -160,6 +162,7 @@ class _Probing:
     penalties: tuple[float, ...]
     budget: int
     progress: Progress | None
+    spent: Callable[[int], None] | None = None
     wanted: int = 0
     done: int = 0
     errors: dict[str, RepresentationError] = field(default_factory=dict)
@@ -185,6 +188,8 @@ class _Probing:
                 else:
                     self._refuse(order, solution)
             self.done += len(fleet)
+            if self.spent:
+                self.spent(sum(one.operations for one in solved))
             if self.progress:
                 self.progress(self.done, self.wanted)
 

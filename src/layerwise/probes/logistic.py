@@ -67,6 +67,7 @@ class Solution:
     view: View
     weights: Float64[Tensor, "penalties classes inputs"]
     arrived: Bool[Tensor, " penalties"]
+    operations: int  # multiplications and additions of the matrix products that it took, preparation included
 
     def predict(self, features: Float[Tensor, "examples units"]) -> Int64[Tensor, "penalties examples"]:
         """The likeliest class of each example."""
@@ -113,6 +114,11 @@ def numbers_held(examples: int, units: int, classes: int, penalties: int) -> int
     return examples * inputs + inputs * units + penalties * classes * inputs * (2 * REMEMBERED + 12)
 
 
+def operations_to_prepare(examples: int, units: int) -> int:
+    """Those of making a fit: the smaller matrix of products, the axes from it, and the examples along them."""
+    return (4 if units <= examples else 6) * examples * units * min(examples, units)
+
+
 def solve(fits: Sequence[Fit], classes: int, gap: float = GAP, most_steps: int = MOST_STEPS) -> list[Solution]:
     """The minimum of every fit, for every penalty, to within `gap` nats of mean loss.
 
@@ -123,11 +129,12 @@ def solve(fits: Sequence[Fit], classes: int, gap: float = GAP, most_steps: int =
     like = fits[0].inputs
     members, widest = sum(len(one.penalties) for one in fits), max(one.inputs.shape[1] for one in fits)
     weights = like.new_zeros(members, classes, widest)
-    _descend(_start(fits, weights, max(gap, LEAST_GAP), torch.float32), fits, weights, most_steps)
-    arrived = _descend(_start(fits, weights, gap, torch.float64), fits, weights, most_steps)
+    spent = [operations_to_prepare(len(one.inputs), len(one.view.mean)) for one in fits]
+    _descend(_start(fits, weights, max(gap, LEAST_GAP), torch.float32, spent), fits, weights, most_steps)
+    arrived = _descend(_start(fits, weights, gap, torch.float64, spent), fits, weights, most_steps)
     each = [len(one.penalties) for one in fits]
-    parts = zip(fits, torch.split(weights, each), torch.split(arrived, each), strict=True)
-    return [Solution(one.view, own[:, :, : one.inputs.shape[1]], there) for one, own, there in parts]
+    parts = zip(fits, torch.split(weights, each), torch.split(arrived, each), spent, strict=True)
+    return [Solution(one.view, own[:, :, : one.inputs.shape[1]], there, took) for one, own, there, took in parts]
 
 
 def _descend(
@@ -154,6 +161,7 @@ class _Fleet:
     """Members under way; the first axis of every tensor is the member's, the last is padded to the widest fit's."""
 
     arithmetic: torch.dtype  # of the losses; everything else is in float64
+    spent: list[int]  # operations of each fit
     member: Int64[Tensor, " members"]
     owner: Int64[Tensor, " members"]  # the number of its fit; in rising order
     near_enough: Float64[Tensor, " members"]  # the norm of the gradient at which it has arrived
@@ -177,7 +185,7 @@ class _Fleet:
     def advance(self, fits: Sequence[Fit]) -> None:
         """Try a step; members whose loss falls enough take it, the others will try half of it."""
         trial = self.weights + self.length[:, None, None] * self.direction
-        value, gradient = _losses(fits, self.owner, trial, self.penalty, self.arithmetic)
+        value, gradient = _losses(fits, self.owner, trial, self.penalty, self.arithmetic, self.spent)
         promised = self.length * _inner(self.gradient, self.direction)
         rounding = ROUNDING[self.arithmetic]
         fell = value <= self.value + SUFFICIENT * promised + rounding * (1 + self.value.abs())
@@ -210,7 +218,11 @@ class _Fleet:
 
 
 def _start(
-    fits: Sequence[Fit], weights: Float64[Tensor, "members classes inputs"], gap: float, arithmetic: torch.dtype
+    fits: Sequence[Fit],
+    weights: Float64[Tensor, "members classes inputs"],
+    gap: float,
+    arithmetic: torch.dtype,
+    spent: list[int],
 ) -> _Fleet:
     """All members at these weights, about to take a step of majorise-minimise."""
     owner = torch.tensor([number for number, one in enumerate(fits) for _ in one.penalties], device=weights.device)
@@ -222,9 +234,10 @@ def _start(
     for row, one in zip(bound, fits, strict=True):
         row[:, 1 : one.inputs.shape[1]] = one.view.variances / 2
     curvature = bound[owner] + penalty
-    value, gradient = _losses(fits, owner, weights, penalty, arithmetic)
+    value, gradient = _losses(fits, owner, weights, penalty, arithmetic, spent)
     return _Fleet(
         arithmetic,
+        spent,
         member=torch.arange(len(owner), device=weights.device),
         owner=owner,
         near_enough=(2 * strength * gap).sqrt(),
@@ -245,18 +258,21 @@ def _losses(
     weights: Float64[Tensor, "members classes inputs"],
     penalty: Float64[Tensor, "members 1 inputs"],
     arithmetic: torch.dtype,
+    spent: list[int],
 ) -> tuple[Float64[Tensor, " members"], Float64[Tensor, "members classes inputs"]]:
-    """The penalised mean loss of every member, and its gradient."""
+    """The penalised mean loss of every member, and its gradient; what that took is added to `spent`."""
     values = (penalty * weights.square()).sum((1, 2)) / 2
     gradients = penalty * weights
     begin = 0
-    for one, members in zip(fits, torch.bincount(owner, minlength=len(fits)).tolist(), strict=True):
+    for number, members in enumerate(torch.bincount(owner, minlength=len(fits)).tolist()):
         if members:
+            one = fits[number]
             own, width = slice(begin, begin + members), one.inputs.shape[1]
             value, gradient = _loss(one, weights[own, :, :width].to(arithmetic))
             values[own] += value
             gradients[own, :, :width] += gradient - gradient.mean(1, keepdim=True)  # a mean of 0, but for rounding
             begin += members
+            spent[number] += 4 * members * weights.shape[1] * one.inputs.numel()
     return values, gradients
 
 
