@@ -150,14 +150,17 @@ def elsewhere(cell: Cell) -> list[Cell]:
 def learn_from(searched: pd.DataFrame) -> None:
     """Write the experience that comes with the package, and tell the constants of belief that it speaks for."""
     learnt(searched).save()
-    of = {name: searched[searched["cell"] == name] for name in searched["cell"].unique()}
-    others = {cell.name: [one.name for one in elsewhere(cell) if one.name in of] for cell in CELLS if cell.name in of}
-    told = {name: of[name] for name, some in others.items() if some}
+    there = [cell for cell in CELLS if cell.name in set(searched["cell"])]
+    others = {cell: [one.name for one in elsewhere(cell) if one in there] for cell in there}
+    told = [
+        (learnt(searched[searched["cell"] == cell.name]).seen[0], learnt(searched[searched["cell"].isin(names)]))
+        for cell, names in others.items()
+        if names
+    ]
     if not told:
         print("no constants of belief: they take cells that share neither source nor target")
         return
-    found = constants(told, lambda name: learnt(searched[searched["cell"].isin(others[name])]))
-    print(f"constants of greatest likelihood over {len(told)} cells: {found}")
+    print(f"constants of greatest likelihood over {len(told)} cells: {constants(told)}")
 
 
 def learnt(searched: pd.DataFrame) -> Experience:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from layerwise.advising import experience
 from layerwise.advising.experience import Circumstances, Experience, Seen
 from layerwise.run import key
 
@@ -132,6 +133,24 @@ def test_a_single_cell_teaches_no_constants(
     (alone,) = [cell for cell in cells.CELLS if cell.name == "lenet of mnist to omniglot, 5 a class"]
     regret.learn_from(regret.read(regret.TABLES / "search", [alone]))
     assert capsys.readouterr().out == ("no constants of belief: they take cells that share neither source nor target\n")
+
+
+def test_the_package_has_the_experience_of_all_tables(cells: ModuleType, tmp_path: Path) -> None:
+    """`learn` was run after the last search."""
+    import regret
+
+    regret.learnt(regret.read(regret.TABLES / "search", cells.CELLS)).save(tmp_path / "experience.json")
+    assert (tmp_path / "experience.json").read_text() == experience.FILE.read_text()
+
+
+def test_the_page_shows_what_the_tables_score(cells: ModuleType) -> None:
+    import regret
+
+    searched, advised = (regret.read(regret.TABLES / what, cells.CELLS) for what in ("search", "advised"))
+    page = (BENCHMARKS.parent / "docs" / "regret.md").read_text(encoding="utf-8")
+    _, after = page.split("<!-- regret table: begin -->\n")
+    shown, _ = after.split("<!-- regret table: end -->")
+    assert shown.strip() == regret.scored(regret.whole(searched), advised)
 
 
 @pytest.fixture
@@ -258,20 +277,18 @@ def test_constants_are_those_of_what_did_better_than_elsewhere(
     monkeypatch.setattr("layerwise.advising.experience.SEARCHES", 1e-7)
     import believing
 
-    both = searched({"x": [0.8, 0.8], "y": [0.8, 0.8], "z": [0.7, 0.7]})
-    table = both.assign(policy=both["policy"].map({"x": "fine-tune", "y": "LP-FT", "z": "scratch"}), rate=0.01)
-    table = table.assign(treatment="TTTR", samples=5, last=0.5, better=0.0)
-    short = table.assign(share=0.25, accuracy=table["accuracy"] - 0.1)
-    rows = {"up": pd.concat([table, short]), "down": pd.concat([table.replace({"accuracy": {0.7: 0.3}}), short])}
-    known = Experience(
-        (Seen(Circumstances(5), {("fine-tune", 0.01): 0.8, ("LP-FT", 0.01): 0.8, ("scratch", 0.01): 0.6}),)
+    names = [("fine-tune", 0.01), ("LP-FT", 0.01), ("scratch", 0.01)]
+    up, down, known = (
+        Seen(Circumstances(5), dict(zip(names, (0.8, 0.8, last), strict=True)), dict.fromkeys(names, -0.1))
+        for last in (0.7, 0.3, 0.6)
     )
+    elsewhere = Experience((replace(known, short={}),))
     asked = []
     monkeypatch.setattr(believing, "fitted", lambda *what: asked.append(what) or (0.01, 0.2))
-    assert set(believing.constants(rows, lambda name: known)) == {"UPWARDS", "BOTH_WAYS", "SHORT"}
+    assert set(believing.constants([(up, elsewhere), (down, elsewhere)])) == {"UPWARDS", "BOTH_WAYS", "SHORT"}
     (behind, better, _), (_, both_ways, _), (lacking, more, _) = asked
     assert behind[better > 1e-6] == pytest.approx([0.2])
     assert better[better > 1e-6] == pytest.approx([0.1])
     assert min(both_ways) == pytest.approx(-0.3)
     assert lacking == pytest.approx([0] * 6)  # nothing was known of that
-    assert more == pytest.approx([-0.1] * 5 + [0.3])
+    assert more == pytest.approx([-0.1] * 6)

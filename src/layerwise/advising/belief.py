@@ -8,10 +8,9 @@ in which `g` is what this net and these data make of the option, alike for optio
 rates, and the smaller the better the option is expected to be: what does best elsewhere does well nearly everywhere,
 and what does badly does so by amounts that differ. Few do much better than expected and some do much worse, which no
 Gaussian is like; so there are two: one as wide as options turn out better, by which they are chosen, and a wider one
-by which accuracies are told. `short` is what a training that was cut short lacks, more or less
-than was to be expected of it, and is left out of what is believed; `fold` is how hard a fold is, and the noise is that
-of so many images. All are Gaussian, so the belief is one linear solution (Rasmussen and Williams 2006, equations 2.22
-to 2.24).
+by which accuracies are told. `short` is what a training that was cut short lacks, more or less than was to be expected
+of it, and is left out of what is believed; `fold` is how hard a fold is, and the noise is that of so many images. All
+are Gaussian, so the belief is one linear solution (Rasmussen and Williams 2006, equations 2.22 to 2.24).
 """
 
 from collections.abc import Sequence
@@ -99,7 +98,8 @@ class Model:
         """
         tried = sorted({trial.option for trial in trials})
         of = [[k for k, trial in enumerate(trials) if trial.option == option] for option in tried]
-        surprise = np.array([self._seen(trials)[those].mean() for those in of])
+        seen = self._seen(trials)
+        surprise = np.array([seen[those].mean() for those in of])
         images = np.array([sum(trials[k].examples for k in those) for those in of])
         typical = self._typical(trials)
         variance = np.diag(self._whole)[tried] - LEVEL**2 + typical * (1 - typical) / images
@@ -155,7 +155,7 @@ class Model:
     @cached_property
     def _alike(self) -> Square:
         """Correlations of g between options."""
-        return (1 - OWN) * likeness(self.options) + OWN * np.eye(len(self.options))
+        return correlation(self.options)
 
     @cached_property
     def _whole(self) -> Square:
@@ -192,6 +192,11 @@ class Model:
 def _binomial(places: Sequence[Place], typical: float) -> Float[np.ndarray, " places"]:
     """The variance of the share of so many images that are got right."""
     return typical * (1 - typical) / np.array([place.examples for place in places])
+
+
+def correlation(found: Sequence[Option]) -> Square:
+    """Of what is a net's own, between options."""
+    return (1 - OWN) * likeness(found) + OWN * np.eye(len(found))
 
 
 def likeness(found: Sequence[Option], far: float = FAR, decade: float = DECADE) -> Square:

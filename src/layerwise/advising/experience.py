@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from layerwise.advising.belief import OWN, Options, likeness
+from layerwise.advising.belief import Options, correlation
 from layerwise.advising.candidates import Option, candidates, options
 
 FILE = Path(__file__).with_name("experience.json")
@@ -50,7 +50,7 @@ class Seen:
         """Accuracies less the mean of the best third: how far behind an option is, whatever became of the worst."""
         found = sorted(self.accuracies.values(), reverse=True)
         top = float(np.mean(found[: max(1, len(found) // 3)]))
-        return {which: accuracy - top for which, accuracy in self.accuracies.items()}
+        return {name: accuracy - top for name, accuracy in self.accuracies.items()}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Experience:
         Williams 2006, equation 2.25).
         """
         weights = np.array([nearness(one.here, here) for one in self.seen])
-        table = np.array([[one.get(_which(option), np.nan) for option in CANONICAL] for one in values])
+        table = np.array([[one.get(which(option), np.nan) for option in CANONICAL] for one in values])
         there = ~np.isnan(table).all(0) if len(table) else np.zeros(len(CANONICAL), dtype=bool)
         if not there.any():
             return np.zeros(len(some))
@@ -83,12 +83,12 @@ class Experience:
         counted = weights[:, None] * ~np.isnan(known)
         means = (counted * np.nan_to_num(known)).sum(0) / counted.sum(0)
         searches = counted.sum(0) ** 2 / (counted**2).sum(0)  # as many as count
-        alike = OPTIONS**2 * ((1 - OWN) * likeness(CANONICAL) + OWN * np.eye(len(CANONICAL)))
+        alike = OPTIONS**2 * correlation(CANONICAL)
         noise = np.diag(SEARCHES**2 / searches)
         typical = float(np.median(means))
         smooth = typical + alike[:, there] @ np.linalg.solve(alike[np.ix_(there, there)] + noise, means - typical)
-        of = {_which(option): mean for option, mean in zip(CANONICAL, smooth, strict=True)}
-        return np.array([of.get(_which(option), typical) for option in some])  # a rate of one's own is not known
+        of = {which(option): mean for option, mean in zip(CANONICAL, smooth, strict=True)}
+        return np.array([of.get(which(option), typical) for option in some])  # a rate of one's own is not known
 
     def save(self, path: Path = FILE) -> None:
         """Write it where `experience` finds it."""
@@ -115,7 +115,8 @@ def nearness(one: Circumstances, other: Circumstances) -> float:
     return float(np.exp(-(apart @ apart) / 2))
 
 
-def _which(option: Option) -> Which:
+def which(option: Option) -> Which:
+    """By what an option is known on all nets."""
     return option.candidate.policy, option.rate
 
 
