@@ -82,8 +82,8 @@ CELLS = tuple(
         ("small8bn of tiny", "letters by hand", 30, 12, (5, 20)),
         ("resnet20 of cifar", "letters by hand", 30, 6, (5, 20)),
         ("resnet20 of cifar", "rest of tiny", 25, 6, (5, 20)),
-        ("resnet32 of cifar", "mnist", 100, 6, (5,)),
-        ("resnet32 of cifar", "omniglot", 10, 6, (5,)),
+        ("resnet32 of cifar", "mnist", 100, 4, (5,)),
+        ("resnet32 of cifar", "omniglot", 10, 4, (5,)),
     ]
     for shots in many
 )

@@ -22,7 +22,8 @@ from jaxtyping import Float
 
 from layerwise.advising.candidates import Option
 
-# Standard deviations, in accuracy. `benchmarks/regret.py learn` finds those of greatest likelihood.
+# Standard deviations, in accuracy. Those of greatest likelihood over searches are printed by `benchmarks/regret.py
+# learn`; UPWARDS and BOTH_WAYS are narrower, as likelihood asks for what few options far behind did.
 LEVEL = 0.3  # how well this net does on these data at all
 UPWARDS = 0.01, 0.3  # of g, where an option is expected to be the best, and more for what it is behind: to choose by
 BOTH_WAYS = 0.05, 0.8  # the same with options that did worse than expected, which may be by far: to tell accuracies by
