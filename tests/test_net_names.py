@@ -155,6 +155,16 @@ def test_images_of_another_size_come_with_the_cure(mine: Path) -> None:
     assert str(error.value).endswith("; its own are 16x16: pass --resize 16")
 
 
+def test_a_net_for_colour_says_so_of_grey_images(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\n\n\ndef colour(outputs):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, outputs))\n"
+    )
+    with pytest.raises(LayersError, match=r"images of 1 channel \(RuntimeError: .+\); it is for colour images: a func"):
+        build(f"{file}:colour", (1, 16, 16), 5, 0)
+
+
 def test_a_file_that_is_gone_broken_or_changed_is_refused(mine: Path) -> None:
     with pytest.raises(
         StudyError, match=r"^net file 'no\.py' cannot be read \(No such file or directory\); a net is FI"

@@ -23,6 +23,7 @@ from layerwise.treatment import Treatment
 VERSION = 1
 FILE = "advice.json"
 SHOWN = 8  # options of the table in a notebook
+SPELT = 4  # layers of which nothing is known that a sentence names
 SURE = 0.5  # the chance to be the best from which a recommendation is called sure
 ALIKE = 0.01  # a difference of accuracy that a runner-up may have and still be as good
 
@@ -125,6 +126,9 @@ class Advice:
             verdict: [reason.layer for reason in self.reasons if reason.verdict == verdict]
             for verdict in ("useful", "harmful", "redundant", "unknown")
         }
+        unknown = by_verdict["unknown"]
+        if len(unknown) > SPELT and len(unknown) < len(self.reasons):
+            by_verdict["unknown"] = [f"the other {len(unknown)}"]
         told = [f"{verdict}: {', '.join(names)}" for verdict, names in by_verdict.items() if names]
         return f"By linear probes, layers of the source are, to these images, {'; '.join(told)}." if told else ""
 

@@ -47,6 +47,8 @@ def _tried(name: str, own: Architecture) -> Callable[[int, int, int], nn.Module]
         except Exception as error:  # a library's code or the user's: anything may come
             why = f"{type(error).__name__}: {error}".partition("\n")[0]
             cure = f"; its own are {own.size}x{own.size}: pass --resize {own.size}" * (own.size not in {None, size})
+            if channels == 1 and _takes_colour(own, size, outputs):
+                cure += "; it is for colour images: a function that takes `channels` is told that these are grey"
             images = f"{size}x{size} images of {channels} channel{'s' * (channels != 1)}"
             raise LayersError(f"net '{name}' does not take {images} ({why}){cure}") from error
         if made is not None and (not isinstance(made, Tensor) or made.shape != (1, outputs)):
@@ -57,6 +59,14 @@ def _tried(name: str, own: Architecture) -> Callable[[int, int, int], nn.Module]
 
     build.__doc__ = own.build.__doc__
     return build
+
+
+def _takes_colour(own: Architecture, size: int, outputs: int) -> bool:
+    try:
+        _of_one_image(own.build(3, size, outputs), 3, size)
+    except Exception:  # as above
+        return False
+    return True
 
 
 @torch.no_grad()
