@@ -80,9 +80,9 @@ def found(net: str, blobs: DataSet, written: Callable[..., str], place: Path) ->
 
 
 def test_advice_says_what_when_how_sure_and_at_what_cost(net: str, found: Advice, place: Path) -> None:
-    (note,) = running(place / "store")  # for `layerwise watch`: the last round
+    (note,) = running(place / "store")  # for `layerwise watch`: what was said before the last trainings
     assert (note.command[:17], note.ended is None) == ("layerwise.advise(", False)
-    assert "ahead: " in note.said
+    assert note.said == "Looking at 3 layers"
     assert found.weights == sha256(Path(net.partition("@")[2]).read_bytes()).hexdigest()
     best = found.recommended
     assert best.accuracy == max(one.accuracy for one in found.considered)
@@ -297,7 +297,7 @@ def test_the_learning_curve_by_hand() -> None:
 
 def test_what_is_as_good_is_of_another_treatment_and_within_a_point(found: Advice) -> None:
     best = found.recommended
-    close: Considered = replace(best, treatment="T3R", accuracy=best.accuracy - 0.005)
+    close: Considered = replace(best, treatment="another", accuracy=best.accuracy - 0.005)
     far = replace(best, treatment="R4", accuracy=best.accuracy - 0.05)
     same = replace(best, rate=0.5, accuracy=best.accuracy - 0.001)
     assert replace(found, considered=(best, same, close, far)).as_good == (close,)

@@ -191,6 +191,7 @@ def test_an_option_that_failed_is_believed_to_be_as_bad_as_it_was() -> None:
     assert freed.belief(trials).mean[2] < 0.2
     assert freed.belief(trials).mean[[0, 1, 3]] == pytest.approx([0.77, 0.77, 0.77], abs=0.03)
     assert not np.any(usual.after([trial for trial in trials if trial.option < 2]).freed)
+    assert usual.after([]) is usual
 
 
 def test_trials_of_one_fold_share_what_is_hard_in_it() -> None:

@@ -97,6 +97,8 @@ class Model:
         Far is beyond so many standard deviations, beside the option that did best for what is expected of it: no
         Gaussian has such trials, which are of rates at which a net learns nothing.
         """
+        if not trials:
+            return self
         tried = sorted({trial.option for trial in trials})
         of = [[k for k, trial in enumerate(trials) if trial.option == option] for option in tried]
         seen = self._seen(trials)
