@@ -98,7 +98,7 @@ def _of_reports(name: str, kind: str, title: str, found: Study | Scoreboard, rep
 def _of_probe(name: str, found: Examined) -> Side:
     plan = found.plan
     return Side(
-        name, "probe", f"What each layer of {plan['net']} holds", found.answer, found.findings,
+        name, "probe", of_probe.title(plan), found.answer, found.findings,
         {"": of_probe.strip(found.rows, plan["layers"])}, {},
         tuple(of_probe.figures(found.rows, plan["quantities"], plan["layers"])),
         tuple((str(what), str(value)) for what, value in plan["facts"]), tuple(plan["notes"]), plan["provenance"],

@@ -34,6 +34,15 @@ MOST_ROWS = 5_000  # of the page's table, without those of classes and pairs whe
 CELL = 22  # pixels of a heat map's row
 
 
+def title(plan: Mapping[str, Any]) -> str:
+    """Of the report, `plan` as plan.json: the net as its user calls it, without the digest of a file of their own.
+
+    >>> title({"net": "mine.py:small#0123456789abcdef"})
+    'What each layer of mine.py:small holds'
+    """
+    return f"What each layer of {plan['net'].partition('#')[0]} holds"
+
+
 def render_probe(
     answer: str,
     findings: Sequence[str],
@@ -47,12 +56,12 @@ def render_probe(
     drawn = list(figures(rows, plan["quantities"], plan["layers"], small))
     shown = _shown(rows)
     return render(
-        "probe.html", f"What each layer of {plan['net']} holds", drawn,
+        "probe.html", title(plan), drawn,
         {"layers": table_json(layers), "rows": table_json(shown)}, left_out=len(rows) - len(shown),
         answer=answer, findings=findings, notes=[*plan["notes"], *plan["failures"]], facts=plan["facts"],
         strip=strip(rows, plan["layers"]),
         provenance=plan["provenance"],
-        sections={name: title for name, title in SECTIONS.items() if any(figure.section == name for figure in drawn)},
+        sections={name: told for name, told in SECTIONS.items() if any(figure.section == name for figure in drawn)},
         wholes=list(_wholes(rows, plan["quantities"])),
         pictures=[
             (plan["captions"][name], _inline(content))
