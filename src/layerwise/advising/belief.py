@@ -23,7 +23,8 @@ from jaxtyping import Float
 from layerwise.advising.candidates import Option
 
 # Standard deviations, in accuracy. Those of greatest likelihood over searches are printed by `benchmarks/regret.py
-# learn`; UPWARDS and BOTH_WAYS are narrower, as likelihood asks for what few options far behind did.
+# learn`; not these are UPWARDS and BOTH_WAYS, as likelihood asks for what few options far behind did: they were set by
+# races simulated from the tables of searches, and by whether intervals held.
 LEVEL = 0.3  # how well this net does on these data at all
 UPWARDS = 0.01, 0.3  # of g, where an option is expected to be the best, and more for what it is behind: to choose by
 BOTH_WAYS = 0.05, 0.8  # the same with options that did worse than expected, which may be by far: to tell accuracies by
