@@ -22,9 +22,10 @@ from jaxtyping import Float
 
 from layerwise.advising.candidates import Option
 
-# Standard deviations, in accuracy. Those of greatest likelihood over searches are printed by `benchmarks/regret.py
-# learn`; not these are UPWARDS and BOTH_WAYS, as likelihood asks for what few options far behind did: they were set by
-# races simulated from the tables of searches, and by whether intervals held.
+# Standard deviations, in accuracy. UPWARDS and BOTH_WAYS were set by races simulated from the tables of searches, and
+# by whether intervals held. `benchmarks/regret.py learn` prints those of greatest likelihood; SHORT is near that, and
+# for the others likelihood asks for what few options far behind did. FAR and DECADE are of greatest likelihood over the
+# first four searches.
 LEVEL = 0.3  # how well this net does on these data at all
 UPWARDS = 0.01, 0.3  # of g, where an option is expected to be the best, and more for what it is behind: to choose by
 BOTH_WAYS = 0.05, 0.8  # the same with options that did worse than expected, which may be by far: to tell accuracies by
@@ -203,12 +204,12 @@ def correlation(found: Sequence[Option]) -> Square:
     return (1 - OWN) * likeness(found) + OWN * np.eye(len(found))
 
 
-def likeness(found: Sequence[Option], far: float = FAR, decade: float = DECADE) -> Square:
+def likeness(found: Sequence[Option]) -> Square:
     """How alike options are, from 0 to 1: which layers are copied and which trained, in how many stages, how fast."""
     treated = np.array([_treated(one) for one in found])  # (options, features)
-    apart = ((treated[:, None] - treated) ** 2).mean(2) / far**2
+    apart = ((treated[:, None] - treated) ** 2).mean(2) / FAR**2
     decades = np.log10([one.rate for one in found])
-    faster = ((decades[:, None] - decades) / decade) ** 2
+    faster = ((decades[:, None] - decades) / DECADE) ** 2
     return np.asarray(np.exp(-(apart + faster) / 2))
 
 
