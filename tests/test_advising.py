@@ -191,7 +191,19 @@ def test_an_option_that_failed_is_believed_to_be_as_bad_as_it_was() -> None:
     assert freed.belief(trials).mean[2] < 0.2
     assert freed.belief(trials).mean[[0, 1, 3]] == pytest.approx([0.77, 0.77, 0.77], abs=0.03)
     assert not np.any(usual.after([trial for trial in trials if trial.option < 2]).freed)
-    assert usual.after([]) is usual
+    assert not np.any(freed.after([]).freed)
+
+
+def test_a_short_trial_far_behind_is_no_failure_yet() -> None:
+    """Bug: it was held against the variance of a whole training, and what a quarter of the steps leaves out is more."""
+    usual = Model((one("FFFR", 0.01), one("TTTR")), np.zeros(2), short=np.array([0.0, -0.1]))
+
+    def fails(share: float) -> bool:
+        trials = [Trial(0, fold, 1.0, 20, 0.8) for fold in "01234"]
+        return bool(usual.after([*trials, *(Trial(1, fold, share, 20, 0.4) for fold in "01234")]).freed[1])
+
+    assert fails(1.0)
+    assert not fails(0.25)
 
 
 def test_trials_of_one_fold_share_what_is_hard_in_it() -> None:

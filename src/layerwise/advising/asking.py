@@ -131,7 +131,7 @@ class Asking:
         grown = self._grown(budget) if race.rehearsal.folds else None
         race.go(budget, self._told)
         why = self._why()
-        belief, told, best = race.belief, race.told, race.belief.best
+        belief, told, best = race.belief, race.wide_belief, race.belief.best
         samples = race.examples / len(self.task.classes)
         shift = self._shift(grown, samples) + float(told.mean[best] - belief.mean[best])
         chances = belief.chances(np.random.default_rng(self.seed))

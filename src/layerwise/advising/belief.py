@@ -25,7 +25,7 @@ from layerwise.advising.candidates import Option
 # Standard deviations, in accuracy. UPWARDS and BOTH_WAYS were set by races simulated from the tables of searches, and
 # by whether intervals held. `benchmarks/regret.py learn` prints those of greatest likelihood; SHORT is near that, and
 # for the others likelihood asks for what few options far behind did. FAR and DECADE are of greatest likelihood over the
-# first four searches.
+# first four searches and were not fitted again; LEVEL, OWN, FAILED and NOISE are a judgement.
 LEVEL = 0.3  # how well this net does on these data at all
 UPWARDS = 0.01, 0.3  # of g, where an option is expected to be the best, and more for what it is behind: to choose by
 BOTH_WAYS = 0.05, 0.8  # the same with options that did worse than expected, which may be by far: to tell accuracies by
@@ -100,18 +100,20 @@ class Model:
         Gaussian has such trials, which are of rates at which a net learns nothing.
         """
         if not trials:
-            return self
+            return replace(self, freed=0.0)
         tried = sorted({trial.option for trial in trials})
         of = [[k for k, trial in enumerate(trials) if trial.option == option] for option in tried]
         seen = self._seen(trials)
         surprise = np.array([seen[those].mean() for those in of])
         images = np.array([sum(trials[k].examples for k in those) for those in of])
+        cut = np.array([np.mean([trials[k].share < 1 for k in those]) for those in of])
         typical = self._typical(trials)
-        variance = np.diag(self._whole)[tried] - LEVEL**2 + typical * (1 - typical) / images
+        own = self._of_g[tried] ** 2 + (cut * self._of_short[tried]) ** 2
+        variance = own + typical * (1 - typical) / images
         best = int(surprise.argmax())
-        short = surprise[best] - surprise
+        behind = surprise[best] - surprise
         freed = np.zeros(len(self.options))
-        freed[tried] = np.where(short > FAILED * np.sqrt(variance + variance[best]), short, 0.0)
+        freed[tried] = np.where(behind > FAILED * np.sqrt(variance + variance[best]), behind, 0.0)
         return replace(self, freed=freed)
 
     def belief(self, trials: Sequence[Trial]) -> Belief:
@@ -162,17 +164,28 @@ class Model:
         """Correlations of g between options."""
         return correlation(self.options)
 
+    @property
+    def _of_g(self) -> Options:
+        """Its standard deviations, of options that did not fail."""
+        least, grows = self.spread
+        return np.asarray(least + grows * (self.prior.max() - self.prior))
+
+    @property
+    def _of_short(self) -> Options:
+        """The standard deviations of short."""
+        least, grows = SHORT
+        return np.asarray(least + grows * np.abs(np.broadcast_to(self.short, len(self.options))))
+
     @cached_property
     def _whole(self) -> Square:
-        least, grows = self.spread
-        deviations = np.maximum(least + grows * (self.prior.max() - self.prior), self.freed)
+        """Covariances of what options are with all steps."""
+        deviations = np.maximum(self._of_g, self.freed)
         return np.outer(deviations, deviations) * self._alike + LEVEL**2
 
     @cached_property
     def _short(self) -> Square:
-        least, grows = SHORT
-        deviations = least + grows * np.abs(np.broadcast_to(self.short, len(self.options)))
-        return np.outer(deviations, deviations) * self._alike
+        """Covariances of short."""
+        return np.outer(self._of_short, self._of_short) * self._alike
 
     def _covariance(
         self, some: Sequence[Place], others: Sequence[Place], typical: float

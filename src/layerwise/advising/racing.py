@@ -49,7 +49,7 @@ class Race:
     train: Train
     store: Store
     seed: int = 0
-    model: Model = field(init=False)  # what is assumed of the options, and whatever was expected of them
+    model: Model = field(init=False)  # what is assumed of the options before any is tried
     trials: list[Trial] = field(default_factory=list)
     spent: float = 0.0  # operations
     rates: tuple[float, ...] = ()  # per layer by gradient signal, of what is advised; see `find_rates`
@@ -80,12 +80,17 @@ class Race:
     @property
     def belief(self) -> Belief:
         """What is believed of every option by now."""
-        return self.model.belief(self.trials)
+        return self._learnt.belief(self.trials)
 
     @property
-    def told(self) -> Belief:
+    def wide_belief(self) -> Belief:
         """The same by the wider Gaussian, for the accuracy of the option that is chosen."""
-        return replace(self.model, spread=BOTH_WAYS).belief(self.trials)
+        return replace(self._learnt, spread=BOTH_WAYS).belief(self.trials)
+
+    @property
+    def _learnt(self) -> Model:
+        """What is assumed of the options after these trials."""
+        return self.model.after(self.trials)
 
     def go(self, budget: float, told: Callable[["Race"], None] = lambda race: None) -> None:
         """Race for a share of the exhaustive search's cost; `told` is called after each round."""
@@ -95,7 +100,7 @@ class Race:
         afforded[: len(probes)] = True  # what rates by gradient are taken from
         self.make([one for one, has_room in zip(first, afforded, strict=True) if has_room])
         told(self)
-        while chosen := next_trials(self.model, self.trials, self.possible, self.left(budget), TOGETHER):
+        while chosen := next_trials(self._learnt, self.trials, self.possible, self.left(budget), TOGETHER):
             self.make(chosen)
             told(self)
         while chosen := self._of_the_best(self.left(budget)):
@@ -135,7 +140,6 @@ class Race:
             accuracy = last(record.result["curve"], "accuracy") if record else 1 / run.task.width
             self.trials.append(Trial(one.option, one.fold, one.share, one.examples, accuracy))
             self.spent += one.flops
-        self.model = replace(self.model, freed=0.0).after(self.trials)
 
     def run(self, option: Option, task: Task, share: float = 1.0, rates: tuple[float, ...] = ()) -> Run:
         """The run of an option on a task with this training set, or a part of it."""

@@ -48,7 +48,11 @@ def _tried(name: str, own: Architecture) -> Callable[[int, int, int], nn.Module]
             why = f"{type(error).__name__}: {error}".partition("\n")[0]
             cure = f"; its own are {own.size}x{own.size}: pass --resize {own.size}" * (own.size not in {None, size})
             if channels == 1 and _takes_colour(own, size, outputs):
-                cure += "; it is for colour images: a function that takes `channels` is told that these are grey"
+                cure += "; it is for colour images: " + (
+                    "a function of your own around it, FILE.py:FUNCTION, may repeat the channel"
+                    if name.partition(":")[0] in LIBRARIES
+                    else "a function that takes `channels` is told that these are grey"
+                )
             images = f"{size}x{size} images of {channels} channel{'s' * (channels != 1)}"
             raise LayersError(f"net '{name}' does not take {images} ({why}){cure}") from error
         if made is not None and (not isinstance(made, Tensor) or made.shape != (1, outputs)):
