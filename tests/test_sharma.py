@@ -425,7 +425,10 @@ def test_nothing_that_is_looked_at_was_learnt_or_is_tested(small: tuple[Study, P
 def test_figures_show_what_is_in_the_rows(small: tuple[Study, Path]) -> None:
     rows = small[0].rows
     made = {figure.title: figure for figure in figures("sharma", rows)}
-    assert len(made) == 13
+    assert len(made) == 14
+    learnt = made["Learning curves of the source nets"].table
+    assert set(learnt["net"]) == {"sharma", "vgg19narrow"}
+    assert learnt.groupby("net")["step"].nunique().gt(1).all()
     for figure in made.values():
         assert spec(figure.chart)
         assert figure.section in {"levels", "learning", "inside"}

@@ -4,6 +4,7 @@ import json
 import runpy
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from layerwise.report.costs import costs_of
 from layerwise.report.figures import Figure
 from layerwise.report.transfer_strip import strip
 from layerwise.report.yosinski import PAPERS_GAINS, figures
-from layerwise.rows import frame, pick
+from layerwise.rows import final, frame, pick
 from layerwise.run import Run, key
 from layerwise.start import begin
 from layerwise.store import Store
@@ -227,7 +228,9 @@ def test_paper_scale_is_the_papers_grid(ten: DataSet) -> None:
             assert not set(run.source.task.classes) & set(task.classes)  # type: ignore[union-attr]
         assert task.shots == 90 or cell.condition == "fewer samples"
         assert task.width == (8 if cell.experiment in {"random-filters", "samples"} else 4)
-        assert run.recipes == (made.target,)
+        learns_it_all = run.source is None and cell.condition != "random filters"
+        assert run.recipes == (made.base if learns_it_all else made.target,)
+    assert made.base == replace(made.target, evaluate_every=made.target.steps // 20)
 
 
 def test_the_papers_recipe(ten: DataSet) -> None:
@@ -674,7 +677,15 @@ def test_rows_say_what_the_store_has(blobs: DataSet, tmp_path: Path) -> None:
         assert measured == [list(point) for point in results[key(cell.run)].curve]
     assert rows.loc[rows["quantity"] == "chance", "value"].tolist() == [0.25, 0.25, 0.25, 0.25, 0.125]
     assert len(claims(rows)) == 18
-    assert len(figures(rows)) == 6
+    assert len(figures(rows)) == 7
+    learnt = figures(rows)[-1].table
+    assert learnt.groupby("halves", sort=False)["step"].apply(list).to_dict() == {
+        "random halves": [0, 1, 2], "halves that differ in kind": [0, 1, 2], "all classes": [0, 1, 2]
+    }  # fmt: skip
+    ends = pick(final(rows), experiment="transfer", condition="base", quantity="accuracy", split="test")
+    shown = pick(learnt, halves="random halves", step=2)["test_accuracy"].item()
+    assert shown == pytest.approx(ends["value"].mean())
+    assert len(figures(final(rows[rows["step"].notna()]))) < 7  # of a study that looked at bases in the end alone
     assert all(str(run.treatment) != "" for run in wanted)
     assert Treatment.parse("W4R4") in {run.treatment for run in wanted}
 

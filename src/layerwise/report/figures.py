@@ -208,6 +208,26 @@ def learning(rows: pd.DataFrame, shots: int, layers: Sequence[str] = ()) -> Figu
     return Figure(title, "Mean test accuracy after each step. " + given(table), chart, table, "learning")
 
 
+def sources(values: pd.DataFrame, of: str, bands: str, *, of_title: str, claims: tuple[str, ...] = ()) -> Figure:
+    """Test accuracy of the source nets against training step, a curve for each value of the column `of`, in its order.
+
+    `values` are rows of accuracy at every step; `bands` says what is independent.
+    """
+    order = list(dict.fromkeys(values[of]))
+    table = over_clusters(values, [of, "step"]).rename(columns={"mean": "test_accuracy"})
+    table = table[[of, "step", "test_accuracy", "low", "high", "clusters", "interval"]].astype({"step": "int64"})
+    table = table.sort_values(of, key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
+    chart = curves(
+        table, "step", "test_accuracy", of, "low", "high", x_title="training step", y_title="test accuracy",
+        colour_title=of_title, continuous=True, ordered=False, size=30, tooltip=["interval"],
+    )  # fmt: skip
+    caption = (
+        "Nets that learn from scratch, from which layers are copied, on their own task. One that still climbs where "
+        f"its curve ends has not finished learning. {bands}"
+    )
+    return Figure("Learning curves of the source nets", caption, chart, table, "learning", claims)
+
+
 def gap(rows: pd.DataFrame, layers: Sequence[str] = ()) -> Figure:
     """Training minus test accuracy at the last step, against layers kept, one curve per samples per class."""
     train = ends(rows, split="train")[["run_key", "value"]]

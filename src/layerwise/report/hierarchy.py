@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from layerwise.data.stimuli import KINDS, arrays, rendered
-from layerwise.report.figures import OKABE_ITO, PERCENT, SHAPES, Figure, curves, kept_name, layered
+from layerwise.report.figures import OKABE_ITO, PERCENT, SHAPES, Figure, curves, kept_name, layered, sources
 from layerwise.report.summary import ends, over_clusters
 from layerwise.rows import pick
 
@@ -88,13 +88,7 @@ def relearning(rows: pd.DataFrame, shots: int) -> Figure:
 def learning(rows: pd.DataFrame) -> Figure:
     """Learning curves of the source nets."""
     found = pick(rows[rows["trial"].isna()], quantity="accuracy", split="test")
-    table = _named(over_clusters(found, ["condition", "step"]), "test_accuracy", "step")
-    chart = curves(
-        table, "step", "test_accuracy", "condition", "low", "high", x_title="training step",
-        y_title="test accuracy", colour_title="trained on", continuous=True, ordered=False, size=30,
-    )  # fmt: skip
-    caption = f"On new images of the own task. Bands: {BANDS}"
-    return Figure("Learning curves of easy and hard training", caption, chart, table, "learning", claims=("H1",))
+    return sources(found, "condition", f"Bands: {BANDS}", of_title="trained on", claims=("H1",))
 
 
 def drift(rows: pd.DataFrame) -> Figure:

@@ -6,11 +6,11 @@ import altair as alt
 import pandas as pd
 
 from layerwise.probes.embedding import ABOUT
-from layerwise.report.figures import PERCENT, Figure, curves, layered, palette
+from layerwise.report.figures import PERCENT, Figure, curves, layered, palette, sources
 from layerwise.report.probe import scatter
 from layerwise.report.sharma_tables import plain, points, tables
 from layerwise.report.summary import over_clusters
-from layerwise.rows import pick
+from layerwise.rows import final, pick
 from layerwise.studies.sharma_claims import DEEP, PIXELS, layers_of
 from layerwise.studies.sharma_retraining import ALL, CEILING, DRAW, NONE, OVER, PREDICTORS, WITHIN
 
@@ -24,7 +24,7 @@ def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
     """Those whose experiment was run."""
     return tuple(
         figure
-        for draw in (treatments, scattered, forest, spread, inversions, tables, pictured)
+        for draw in (treatments, scattered, forest, spread, inversions, tables, pictured, learning)
         for figure in draw(rows)
     )
 
@@ -178,6 +178,13 @@ def pictured(rows: pd.DataFrame) -> Iterator[Figure]:
         "tells": f"{about.tells} Nothing is measured in this picture.", "misleads": about.misleads,
     }  # fmt: skip
     yield from scatter(found, told, layers_of(found))
+
+
+def learning(rows: pd.DataFrame) -> Iterator[Figure]:
+    """Sources while they learn the known classes; none of a study that looked at them in the end alone."""
+    found = pick(rows[rows["trial"].isna()], quantity="accuracy", split="test")
+    if len(final(found)) < len(found):
+        yield sources(found, "net", f"Bands: {DRAWS}", of_title="net")
 
 
 def _forest(

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from layerwise.claims import over_clusters
-from layerwise.report.figures import Figure, curves, kept_name, palette
+from layerwise.report.figures import Figure, curves, kept_name, palette, sources
 from layerwise.rows import final, pick
 from layerwise.studies.yosinski_claims import KINDS
 from layerwise.studies.yosinski_nets import BASE, HALF, LINE, OF_HALVES, Nets, losses
@@ -35,12 +35,12 @@ DASHED = "Dashed: the paper's own nets (eight layers, ImageNet). "
 
 
 def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
-    """All nets, the two causes of loss, distance and random filters, preserved layers, fresh starts, fewer samples."""
+    """All nets, the two causes of loss, distance and random filters, layers preserved, fresh starts, samples, bases."""
     layers = pick(rows, quantity="parameters")["layer"].tolist()
     nets = Nets.of(rows, *OF_HALVES)
     drawn = (
         _all_nets(nets, layers), _causes(rows, layers), _kept(rows, nets, layers), _preserved(nets, layers),
-        _gains(nets, layers), _samples(rows),
+        _gains(nets, layers), _samples(rows), _learning(rows),
     )  # fmt: skip
     return tuple(figure for figure in drawn if figure)
 
@@ -256,3 +256,13 @@ def _samples(rows: pd.DataFrame) -> Figure | None:
     return Figure(
         "Bases from fewer samples", "Nets from scratch on all classes. " + _basis(table), chart, table, "learning"
     )
+
+
+def _learning(rows: pd.DataFrame) -> Figure | None:
+    """Bases while they learn; none of a study that was made when they were looked at in the end alone."""
+    found = pick(rows, condition="base", quantity="accuracy", split="test")
+    if len(final(found)) == len(found):
+        return None
+    halves = found["experiment"].map({"transfer": "random halves", "dissimilar": "halves that differ in kind"})
+    bands = BANDS if found["cluster"].nunique() > 1 else ONE
+    return sources(found.assign(halves=halves.fillna("all classes")), "halves", bands, of_title="classes")

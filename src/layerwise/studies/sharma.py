@@ -45,6 +45,7 @@ TAKES_DEEP = True
 TITLE = "Which layers must be retrained for unknown classes? Sharma, with Cottrell: better techniques for transfer"
 DATA, RESIZE, GREY = "digits", 32, False
 RATE = 0.02  # of all nets
+LOOKS = 5  # at a source while it learns
 LEARNT = 0.9  # of its test images: a source below it does not know its classes
 
 
@@ -85,7 +86,8 @@ def _source(design: Design, net: str, task: Task, steps: int) -> Run:
     """A net that learns the known classes."""
     depth = len(layer_parameters(net, design.request.data.images.shape[1:], len(task.classes)))
     scratch = Treatment.parse("R*").resolve(depth)
-    return Run(net, task, scratch, None, (_recipe(design.request, steps),), task.seed)
+    recipe = replace(_recipe(design.request, steps), evaluate_every=max(1, steps // LOOKS))
+    return Run(net, task, scratch, None, (recipe,), task.seed)
 
 
 def _recipe(request: Request, steps: int) -> Recipe:

@@ -34,12 +34,13 @@ class Scale:
     batch: int
     rate: float
     drops: tuple[float, ...]
+    looks: int  # at a base while it learns
 
 
 # Few images in demo, so that bases finish learning: else what is copied gains because it has learnt for longer.
 SCALES = {
-    "demo": Scale(5, 1, 1, (1, 2, 4, 5, 7), (4,), (10,), 1_550, 3_100, 350, 32, 0.01, (0.8,)),
-    "paper": Scale(4, 1, 2, (), (), FEWER, None, 25_000, None, 256, 0.01, STEPPED),
+    "demo": Scale(5, 1, 1, (1, 2, 4, 5, 7), (4,), (10,), 1_550, 3_100, 350, 32, 0.01, (0.8,), 5),
+    "paper": Scale(4, 1, 2, (), (), FEWER, None, 25_000, None, 256, 0.01, STEPPED, 20),
 }
 
 
@@ -78,7 +79,7 @@ def fitted(request: Request, wanted: tuple[str, ...]) -> Design:
         raise StudyError(f"--shots {max(request.shots)}: all other nets have {shots} samples per class; ask for fewer")
     steps = scale.steps or -(-PASSES * width * shots // scale.batch)
     net = request.net or _default(request)
-    target = _recipe(request, net, scale, steps)
+    target, learning = _recipe(request, net, scale, steps), request.source_steps or steps
     passes = steps * scale.batch / (width * shots)
     notes += [
         f"classes: {width} in each half, chance {1 / width:.1%}; random halves are drawn anew for each seed",
@@ -115,7 +116,7 @@ def fitted(request: Request, wanted: tuple[str, ...]) -> Design:
         width=width,
         shots=shots,
         parts=parts,
-        base=replace(target, steps=request.source_steps or steps),
+        base=replace(target, steps=learning, evaluate_every=max(1, learning // scale.looks)),
         target=target,
         notes=tuple(notes),
     )
