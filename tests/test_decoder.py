@@ -28,6 +28,8 @@ from layerwise.probes.recovery import (
 )
 from layerwise.probes.truncated import activations
 
+NOT_DRAWN = torch.zeros(0, 1, 1, 1)
+
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -174,7 +176,7 @@ def test_the_mean_picture_has_a_normalised_error_of_1() -> None:
     aims = draw(12, 1, 4, 4)
     means = torch.stack([aims[labels == label].mean(0) for label in (0, 1)])[labels]
     drawn_as_mean = squared_errors(nn.Identity(), means, aims)
-    found = Recovered("l", (0,), labels, drawn_as_mean[None], torch.zeros(1, 12), about_means(aims, labels))
+    found = Recovered("l", (0,), labels, drawn_as_mean[None], torch.zeros(1, 12), about_means(aims, labels), NOT_DRAWN)
     rows = {(row.label, row.quantity): row for row in by_class(found)}
     for label in (0, 1):
         assert rows[label, "normalised_error"].value == pytest.approx(1, abs=1e-12)
@@ -194,7 +196,7 @@ def made_up(
     labels = torch.tensor([label for label in errors for _ in range(images)])
     e, b = (torch.tensor([errors[label][k] for label in labels.tolist()], dtype=torch.float64) for k in (0, 1))
     wobble = torch.from_numpy(1 + noise * generator.standard_normal((decoders, len(labels))))
-    return Recovered("conv1", known, labels, e * wobble, 0.1 * b.expand(decoders, -1), b)
+    return Recovered("conv1", known, labels, e * wobble, 0.1 * b.expand(decoders, -1), b, NOT_DRAWN)
 
 
 def test_errors_by_hand() -> None:
@@ -233,13 +235,14 @@ def test_intervals_are_those_of_the_mean_over_decoders_and_images() -> None:
     """Over independent images of deviation s their 95 % interval is about 1.96 s / sqrt(n) each way."""
     spread = np.random.default_rng(3).normal(5, 1, 400)
     errors = torch.from_numpy(spread).expand(5, 400)
-    found = Recovered("l", (0,), torch.zeros(400).long(), errors, torch.zeros(5, 400), torch.ones(400))
+    found = Recovered("l", (0,), torch.zeros(400).long(), errors, torch.zeros(5, 400), torch.ones(400), NOT_DRAWN)
     row = by_class(found)[0]
     assert row.interval is not None
     assert row.value == pytest.approx(spread.mean())
     assert row.interval[1] - row.interval[0] == pytest.approx(2 * 1.96 * spread.std() / 20, rel=0.1)
     apart = torch.from_numpy(np.random.default_rng(4).normal(5, 1, 30))[:, None].expand(30, 400)
-    row = by_class(Recovered("l", (0,), torch.zeros(400).long(), apart, torch.zeros(5, 400), torch.ones(400)))[0]
+    found = Recovered("l", (0,), torch.zeros(400).long(), apart, torch.zeros(5, 400), torch.ones(400), NOT_DRAWN)
+    row = by_class(found)[0]
     assert row.interval is not None
     assert row.interval[1] - row.interval[0] == pytest.approx(2 * 1.96 * apart[:, 0].std().item() / 30**0.5, rel=0.15)
 
@@ -324,6 +327,11 @@ def test_what_layers_lose_is_what_decoders_cannot_draw() -> None:
         assert left[label].value < 0.75
         assert nothing[label].value == pytest.approx(1, abs=0.1)
     assert left[0].images == 20
+    held = images[~learnt]
+    firsts = [labels[~learnt].tolist().index(label) for label in range(4)]
+    for one in found.values():
+        off = (one.drawings - (held[firsts] + 1) / 2).square().sum((1, 2, 3))
+        assert torch.allclose(off, one.of_layer[0, firsts], atol=1e-5)
 
 
 def test_the_net_is_left_as_it_was_and_cases_are_as_if_apart() -> None:

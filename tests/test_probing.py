@@ -204,6 +204,7 @@ def test_a_folder_reads_back(probed: tuple[Examined, Path]) -> None:
     back = load_examined(probed[1] / "out")
     pd.testing.assert_frame_equal(back.rows, probed[0].rows)
     assert back.pictures == probed[0].pictures
+    assert {f"{probe}-{layer:02}" for probe in ("inversion", "decoder") for layer in (1, 2)} <= set(back.pictures)
     assert back.answer == probed[0].answer
 
 
@@ -393,7 +394,8 @@ def test_too_few_images_recommend_nothing(images_each: int, verdict: str, cases:
     """Of the known classes a tenth is lost, of the unknown one half: far beyond them, with an interval above 0."""
     labels = torch.arange(3).repeat_interleave(images_each)
     errors = torch.where(labels == 2, 5.0, 1.0).double()
-    found = Recovered("conv1", (0, 1), labels, errors.expand(5, -1), 0 * errors[None], 0 * errors + 10)
+    none = torch.zeros(0, 1, 1, 1)
+    found = Recovered("conv1", (0, 1), labels, errors.expand(5, -1), 0 * errors[None], 0 * errors + 10, none)
     look = Look(subject_of(labels, known={0, 1}), "mean", 2**20)
     images._note_advice(look, found, "F*")
     ((low, condition),) = [(row["low"], row["condition"]) for row in look.rows]

@@ -1,7 +1,9 @@
 """Sharma's study: the paper's own tables through our claims, contrasts by hand, and a small study run for real."""
 
 import json
+from base64 import b64decode
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from layerwise.api import study
@@ -422,10 +425,25 @@ def test_nothing_that_is_looked_at_was_learnt_or_is_tested(small: tuple[Study, P
     assert looked_at.labels.bincount(minlength=10).tolist() == [9] * 10
 
 
+def test_the_first_draw_has_an_image_of_each_class_with_what_was_made_of_it(small: tuple[Study, Path]) -> None:
+    rows = pick(small[0].rows, quantity="picture")
+    assert set(rows["seed"]) == {0}
+    shown = rows.groupby(["experiment", "condition", rows["layer"].fillna("")], sort=False)["class_name"].apply(list)
+    assert len(shown) == (1 + 2 * 2) + (1 + 2 * 3) + (1 + 2 * 2)  # the image, and layers of two nets
+    assert all(classes == list("0123456789") for classes in shown)
+    pixels = rows["picture"].map(lambda told: np.asarray(Image.open(BytesIO(b64decode(told.partition(",")[2])))) / 255)
+    cell = ["experiment", "class_name"]
+    own = pixels[rows["condition"] == "image"].set_axis(pd.MultiIndex.from_frame(pick(rows, condition="image")[cell]))
+    drawn = pick(rows, experiment="decoders", layer="conv2", condition="trained")
+    for place, row in drawn.iterrows():
+        off = np.square(pixels[place] - own[row["experiment"], row["class_name"]]).mean()
+        assert off == pytest.approx(row["value"], rel=0.1, abs=2e-3)  # pictures are cut off at 0 and 1
+
+
 def test_figures_show_what_is_in_the_rows(small: tuple[Study, Path]) -> None:
     rows = small[0].rows
     made = {figure.title: figure for figure in figures("sharma", rows)}
-    assert len(made) == 14
+    assert len(made) == 17
     learnt = made["Learning curves of the source nets"].table
     assert set(learnt["net"]) == {"sharma", "vgg19narrow"}
     assert learnt.groupby("net")["step"].nunique().gt(1).all()

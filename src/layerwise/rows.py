@@ -46,6 +46,7 @@ COLUMNS: dict[str, str] = {
     "other_layer": "string",
     "other_class": "string",  # the one that a class is compared with
     "reason": "string",  # why there is no value
+    "picture": "string",  # an image that was measured, as an address that holds it
 }
 
 

@@ -33,6 +33,7 @@ from layerwise.probes.truncated import activations, truncated
 from layerwise.randomness import generator
 
 Values = Float[np.ndarray, " values"]
+Drawings = Float[Tensor, "classes channels height width"]
 
 DRAWS = 2000  # of the bootstrap
 IMAGE = "image"  # in place of a layer's name: the decoders that see the image itself
@@ -100,6 +101,7 @@ class Recovered:
     of_layer: Float[Tensor, "decoders examples"]
     of_image: Float[Tensor, "others examples"]  # of decoders that see the image itself
     of_mean: Float[Tensor, " examples"]  # of the mean of the class's held-out images
+    drawings: Drawings  # the first decoder's, of the first held-out image of each class
 
 
 @dataclass(frozen=True)
@@ -153,23 +155,39 @@ def recover(
         ],
         in_pixels(images, mean, std),
         ~learnt,
+        firsts(labels[~learnt]),
         seeds,
         training,
         ticker(progress, (len(numbers) + 1) * training.steps),
     )
     of_mean = about_means(school.pictures[~learnt], labels[~learnt])
-    of_image = school.errors([images] * len(cases))
+    of_image = school.judged([images] * len(cases))
     made: dict[tuple[str, str], Recovered | RepresentationError] = {}
     most = None if memory is None else memory // (len(cases) + 1)
     for number in numbers:
         name = found[number - 1].name
-        of_layer = school.errors([_seen(case.net, found, number, images, most) for case in cases])
+        of_layer = school.judged([_seen(case.net, found, number, images, most) for case in cases])
         for case, layer, image in zip(cases, of_layer, of_image, strict=True):
-            if isinstance(layer, Tensor) and isinstance(image, Tensor):
-                made[case.name, name] = Recovered(name, case.known, labels[~learnt], layer, image, of_mean)
+            if isinstance(layer, _Judged) and isinstance(image, _Judged):
+                made[case.name, name] = Recovered(
+                    name, case.known, labels[~learnt], layer.errors, image.errors, of_mean, layer.drawings
+                )
             else:
                 made[case.name, name] = next(one for one in (layer, image) if isinstance(one, RepresentationError))
     return made
+
+
+def firsts(labels: Int[Tensor, " examples"]) -> Int[Tensor, " classes"]:
+    """The position of the first image of each class, classes by their numbers."""
+    return torch.stack([(labels == label).nonzero()[0, 0] for label in torch.unique(labels)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """What became of decoders."""
+
+    errors: Float[Tensor, "decoders examples"]  # squared, of held-out images
+    drawings: Drawings
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,12 +197,13 @@ class _School:
     cases: Sequence[tuple[Case, Int[Tensor, " rows"]]]  # each with the examples that its decoders learn from
     pictures: Pictures
     held_out: Bool[Tensor, " examples"]
+    drawn: Int[Tensor, " drawings"]  # positions among those held out
     seeds: int
     training: Training
     tick: Callable[[], None]
 
-    def errors(self, seen: Sequence[Found]) -> list[Found]:
-        """For each case, given what its layer sees in the images, the squared errors (decoders, held-out images)."""
+    def judged(self, seen: Sequence[Found]) -> list[_Judged | RepresentationError]:
+        """For each case, given what its layer sees in the images, how far decoders get, or why they do not."""
         lessons = [
             Lesson(given, self.pictures, drawn, rows)
             for (_, rows), given in zip(self.cases, seen, strict=True)
@@ -197,12 +216,16 @@ class _School:
             for given in seen
         ]
 
-    def _judged(self, seen: Tensor, decoders: Sequence[nn.Module | RepresentationError]) -> Found:
+    @torch.no_grad()
+    def _judged(
+        self, seen: Tensor, decoders: Sequence[nn.Module | RepresentationError]
+    ) -> _Judged | RepresentationError:
         given, aims = seen[self.held_out], self.pictures[self.held_out]
-        errors = [squared_errors(decoder, given, aims) for decoder in decoders if isinstance(decoder, nn.Module)]
-        if not errors:
+        able = [decoder for decoder in decoders if isinstance(decoder, nn.Module)]
+        if not able:
             return RepresentationError(f"all {self.seeds} decoders diverged; take a smaller rate")
-        return torch.stack(errors)
+        errors = [squared_errors(decoder, given, aims) for decoder in able]
+        return _Judged(torch.stack(errors), able[0](given[self.drawn]))
 
 
 def _seen(net: nn.Module, found: Sequence[Layer], number: int, images: Images, most: int | None) -> Found:

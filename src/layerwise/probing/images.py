@@ -1,6 +1,5 @@
 """What of an image each layer keeps: inversion by descent, and decoders that learn to draw it."""
 
-import io
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -9,11 +8,12 @@ from PIL import Image
 from torch import Tensor
 
 from layerwise.errors import RepresentationError
+from layerwise.png import image_of, png
 from layerwise.probes.decoder import Training
 from layerwise.probes.inversion import ClassError, Inverted, Search, in_pixels, invert
 from layerwise.probes.inversion import by_class as inverted_by_class
 from layerwise.probes.inversion import minus_untrained as inverted_minus_untrained
-from layerwise.probes.recovery import Case, Recovered, advise, recover
+from layerwise.probes.recovery import Case, Recovered, advise, firsts, recover
 from layerwise.probes.recovery import by_class as recovered_by_class
 from layerwise.probes.recovery import minus_untrained as recovered_minus_untrained
 from layerwise.probing.look import TRAINED, UNTRAINED, Look
@@ -85,10 +85,18 @@ def decoder(look: Look) -> None:
                 raise one
             _note(look, "decoder", recovered_by_class(one), treatment)
             _note_advice(look, one, treatment)
-    for layer in (subject.found[number - 1].name for number in chosen):
-        trained, untrained = (recovered[treatment, layer] for treatment in (TRAINED, UNTRAINED))
-        if isinstance(trained, Recovered) and isinstance(untrained, Recovered):
-            _note(look, "decoder", recovered_minus_untrained(trained, untrained), TRAINED)
+    originals = in_pixels(subject.images[held][firsts(subject.labels[held])], mean, std)
+    for number, layer in ((number, subject.found[number - 1].name) for number in chosen):
+        pair = [recovered[treatment, layer] for treatment in (TRAINED, UNTRAINED)]
+        whole = [one for one in pair if isinstance(one, Recovered)]
+        if len(whole) < len(pair):
+            continue
+        _note(look, "decoder", recovered_minus_untrained(*whole), TRAINED)
+        look.pictures[f"decoder-{number:02}"] = sheet([originals, *(one.drawings for one in whole)])
+        look.captions[f"decoder-{number:02}"] = (
+            f"Layer {number}, {layer}: an image of each class, what a decoder draws of it from this net's activations, "
+            "and from the untrained net's."
+        )
 
 
 def _note_advice(look: Look, recovered: Recovered, treatment: str) -> None:
@@ -125,11 +133,8 @@ def evenly(layers: int) -> list[int]:
 def sheet(rows: Sequence[Float[Tensor, "images channels height width"]]) -> bytes:
     """Rows of pictures with pixels from 0 to 1, one below the other, as a PNG."""
     tiles = torch.cat([torch.cat(list(row[:SHOWN]), 2) for row in rows], 1)
-    pixels = tiles.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    file = io.BytesIO()
-    image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST).save(file, "PNG")
-    return file.getvalue()
+    image = image_of(tiles)
+    return png(image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST))
 
 
 def _few_of_each(labels: Int[Tensor, " examples"], most: int) -> Int[Tensor, " some"]:

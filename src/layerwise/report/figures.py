@@ -216,6 +216,7 @@ def sources(values: pd.DataFrame, of: str, bands: str, *, of_title: str, claims:
     order = list(dict.fromkeys(values[of]))
     table = over_clusters(values, [of, "step"]).rename(columns={"mean": "test_accuracy"})
     table = table[[of, "step", "test_accuracy", "low", "high", "clusters", "interval"]].astype({"step": "int64"})
+    table[["low", "high"]] = table[["low", "high"]].astype("float64").clip(0, 1)  # of two nets they reach far beyond
     table = table.sort_values(of, key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
     chart = curves(
         table, "step", "test_accuracy", of, "low", "high", x_title="training step", y_title="test accuracy",

@@ -1,14 +1,12 @@
 """The figures of the reverse hierarchy study: the task itself, what carries over, relearning by layer, what moved."""
 
-import base64
-from io import BytesIO
-
 import altair as alt
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from layerwise.data.stimuli import KINDS, arrays, rendered
+from layerwise.png import address, png
 from layerwise.report.figures import OKABE_ITO, PERCENT, SHAPES, Figure, curves, kept_name, layered, sources
 from layerwise.report.summary import ends, over_clusters
 from layerwise.rows import pick
@@ -32,10 +30,8 @@ def contact_sheet() -> Figure:
         angles, shifts, _, _ = next(arrays(kind, 0))
         tiles.append(np.pad(rendered(angles[:SHOWN], shifts[:SHOWN], SIDE), ((0, 0), (GAP, GAP), (GAP, GAP))))
     sheet = Image.fromarray(np.concatenate([np.concatenate(list(line), 1) for line in tiles]))
-    written = BytesIO()
-    sheet.save(written, "PNG")
-    address = f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
-    chart = alt.Chart(pd.DataFrame({"picture": [address]})).properties(width=sheet.width, height=sheet.height)
+    chart = alt.Chart(pd.DataFrame({"picture": [address(png(sheet))]}))
+    chart = chart.properties(width=sheet.width, height=sheet.height)
     chart = chart.mark_image(align="left", baseline="top", width=sheet.width, height=sheet.height)
     chart = chart.encode(url="picture:N", x=alt.value(0), y=alt.value(0))
     table = pd.DataFrame({"line": range(1, len(shown) + 1), "kind": [kind.name for kind in shown]})

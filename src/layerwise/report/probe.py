@@ -1,12 +1,12 @@
 """The report of a probed net: a line for each layer, and a figure for each quantity with when it misleads."""
 
-import base64
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
 
+from layerwise.png import address
 from layerwise.report import thumbnails
 from layerwise.report.figures import Figure, curves, layered, palette, shapes
 from layerwise.report.page import render, table_json
@@ -64,7 +64,7 @@ def render_probe(
         sections={name: told for name, told in SECTIONS.items() if any(figure.section == name for figure in drawn)},
         wholes=list(_wholes(rows, plan["quantities"])),
         pictures=[
-            (plan["captions"][name], _inline(content))
+            (plan["captions"][name], address(content))
             for name, content in pictures.items()
             if name != thumbnails.NAME
         ],
@@ -312,7 +312,3 @@ def _reasons(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
     lacking = rows[rows["reason"].notna()].drop_duplicates(["layer", "quantity", "reason"])
     named = lacking["layer"].fillna("every layer")
     return list(zip(named, lacking["quantity"], lacking["reason"], strict=True))
-
-
-def _inline(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -11,12 +11,13 @@ from layerwise.report.probe import scatter
 from layerwise.report.sharma_tables import plain, points, tables
 from layerwise.report.summary import over_clusters
 from layerwise.rows import final, pick
-from layerwise.studies.sharma_claims import DEEP, PIXELS, layers_of
+from layerwise.studies.sharma_claims import DEEP, PICTURE, PIXELS, layers_of
 from layerwise.studies.sharma_retraining import ALL, CEILING, DRAW, NONE, OVER, PREDICTORS, WITHIN
 
 DRAWS = "95 % interval of the mean over draws of known and unknown classes, each with its own source net."
 OF_DRAW = ["cluster", "seed"]
 MOST_POINTS = 1_500  # of a scatter plot
+TILE = 56  # pixels of a side of an image in a grid
 ROW = 26  # pixels of a forest's line
 
 
@@ -24,7 +25,7 @@ def figures(rows: pd.DataFrame) -> tuple[Figure, ...]:
     """Those whose experiment was run."""
     return tuple(
         figure
-        for draw in (treatments, scattered, forest, spread, inversions, tables, pictured, learning)
+        for draw in (treatments, scattered, forest, spread, inversions, tables, drawn, pictured, learning)
         for figure in draw(rows)
     )
 
@@ -165,6 +166,38 @@ def inversions(rows: pd.DataFrame) -> Iterator[Figure]:
         shown = ("S2 deep",) if experiment == DEEP else ("S2", "S2 known")
         title = f"Images found by inversion of the {depth} net, {net}"
         yield Figure(title, caption, chart, table, "inside", claims=shown)
+
+
+def drawn(rows: pd.DataFrame) -> Iterator[Figure]:
+    """An image of each class in the first draw, and what inversion and decoders make of it behind each layer."""
+    for experiment, title, how in (
+        ("inversion", "Images found by inversion: {net}", "what descent finds that the layer sees as it saw the image"),
+        (DEEP, "Images found by inversion of the deep net: {net}", "what descent finds that the layer sees alike"),
+        ("decoders", "What decoders draw: {net}", "what a decoder that learnt the known classes draws from the layer"),
+    ):
+        found = pick(rows, experiment=experiment, quantity=PICTURE)
+        if found.empty:
+            continue
+        beside = found["layer"].fillna("the image") + found["condition"].map({"untrained": ", untrained"}).fillna("")
+        table = found.assign(line=beside)[["line", "class_name", "group", "value", "picture"]]
+        table = table.rename(columns={"class_name": "class", "value": "squared_error"}).reset_index(drop=True)
+        lines, classes = (table[name].unique().tolist() for name in ("line", "class"))
+        side = alt.ExprRef(f"min({TILE}, width / {len(classes)}) - 2")
+        chart = alt.Chart(table).mark_image(width=side, height=side, smooth=False)
+        chart = chart.encode(
+            x=alt.X("class:N", sort=classes, title=None, axis=alt.Axis(orient="top", labelAngle=0, grid=False)),
+            y=alt.Y("line:N", sort=lines, title=None, axis=alt.Axis(labelLimit=120, grid=False)),
+            url="picture:N",
+            tooltip=["line:N", "class:N", "group:N", alt.Tooltip("squared_error:Q", format=".3f")],
+        )
+        caption = (
+            f"The upper line has an image of each class, known ones first; the others {how}, of the net as it is and "
+            "as it was before it learnt anything. Of the first draw: an illustration; the errors of all draws are in "
+            "other figures."
+        )
+        chart = layered(chart).properties(height=TILE * len(lines))
+        title = title.format(net=found["net"].iloc[0])
+        yield Figure(title, caption, chart, table.drop(columns="picture"), "inside", wide=True)
 
 
 def pictured(rows: pd.DataFrame) -> Iterator[Figure]:

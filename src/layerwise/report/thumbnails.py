@@ -1,12 +1,13 @@
 """Small pictures of probed images, on one sheet, which stand in the report for the points of an embedding."""
 
-import base64
 import io
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+from layerwise.png import address, png
 
 NAME = "thumbnails"  # of the sheet among a probe's pictures, and of its numbers in plan.json
 SIZE = 24  # pixels of a side
@@ -21,7 +22,7 @@ def sheet(images: UInt8[np.ndarray, "some channels height width"]) -> bytes:
     for number, pixels in enumerate(images):
         small = Image.fromarray(pixels[0] if grey else pixels.transpose(1, 2, 0)).resize((SIZE, SIZE))
         made.paste(small, _corner(number))
-    return _png(made)
+    return png(made)
 
 
 def cut(content: bytes, numbers: Sequence[int]) -> dict[int, str]:
@@ -30,17 +31,10 @@ def cut(content: bytes, numbers: Sequence[int]) -> dict[int, str]:
     found = {}
     for place, number in enumerate(numbers):
         left, top = _corner(place)
-        small = _png(whole.crop((left, top, left + SIZE, top + SIZE)))
-        found[number] = f"data:image/png;base64,{base64.b64encode(small).decode()}"
+        found[number] = address(png(whole.crop((left, top, left + SIZE, top + SIZE))))
     return found
 
 
 def _corner(number: int) -> tuple[int, int]:
     row, column = divmod(number, ACROSS)
     return column * SIZE, row * SIZE
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return file.getvalue()

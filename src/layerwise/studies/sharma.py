@@ -117,7 +117,7 @@ def looks(design: Design, draw: Draw) -> Iterator[tuple[str, Measurement]]:
     if "embedding" in wanted:
         yield "embedding", look("embedding", draw.source, images=scale.looked_at, at=at, pictured=draw.seed == 0)
     if "inversion" in wanted and draw.seed < scale.inverted_seeds:
-        how: dict[str, Option] = {"images": scale.inverted, "steps": scale.descent}
+        how: dict[str, Option] = {"images": scale.inverted, "steps": scale.descent, "pictured": draw.seed == 0}
         yield "inversion", look("inversion", draw.source, at=at, **how)
         if isinstance(design.deep, str):
             assert draw.deep
@@ -126,7 +126,7 @@ def looks(design: Design, draw: Draw) -> Iterator[tuple[str, Measurement]]:
             how |= {"net": design.deep.net, "weights": design.deep.digest}
             yield INVERSION_OF_DEEP, look("inversion_given", draw.source, at=deep_at, **how)
     if wanted & {"decoders", "retraining"}:
-        how = {"decoders": scale.decoders, "steps": scale.decoder_steps}
+        how = {"decoders": scale.decoders, "steps": scale.decoder_steps, "pictured": draw.seed == 0}
         yield "decoders", look("decoders", draw.source, images=scale.looked_at, at=at, **how)
     if "retraining" in wanted:
         frozen = next(run for run, _, what in draw.targets if what == NONE)

@@ -32,6 +32,7 @@ INVERSIONS = {  # its experiment 2: error at layer 1, at layer 2, and at layer 2
 DEEP = "inversion of a deep net"  # as an experiment
 GIVEN = "one deep net's own weights"  # where the user brought them: all draws have them in common
 PIXELS = "pixels"  # in place of a layer's name: the image itself
+PICTURE = "picture"  # the quantity of rows that have one: its squared error per pixel
 SQUARED, CORRELATION = "squared pixels an image", "rank correlation"
 
 

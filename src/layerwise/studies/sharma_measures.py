@@ -13,17 +13,18 @@ from layerwise.errors import RepresentationError
 from layerwise.layers import layers
 from layerwise.measure import Bench, Measure, Row
 from layerwise.nets import architecture
+from layerwise.png import address, image_of, png
 from layerwise.probes.activations import activations
 from layerwise.probes.decoder import Training
 from layerwise.probes.embedding import picture
-from layerwise.probes.inversion import ClassError, Search, invert
+from layerwise.probes.inversion import ClassError, Images, Search, in_pixels, invert
 from layerwise.probes.inversion import by_class as inverted_by_class
-from layerwise.probes.recovery import Case, Recovered, minus_untrained, recover
+from layerwise.probes.recovery import IMAGE, Case, Recovered, firsts, minus_untrained, recover
 from layerwise.probes.recovery import by_class as recovered_by_class
 from layerwise.probes.spread import ClassMeasures, class_measures
 from layerwise.run import Run, key
 from layerwise.studies.given_net import GivenNet
-from layerwise.studies.sharma_claims import PIXELS
+from layerwise.studies.sharma_claims import PICTURE, PIXELS
 from layerwise.studies.sharma_images import TRAINED, UNTRAINED, Seen, chosen, numbers, seen
 from layerwise.studies.sharma_predictors import predictors
 from layerwise.studies.sharma_retraining import CLASS_ACCURACY
@@ -92,15 +93,26 @@ def _pictured(points: Float[Tensor, "examples units"], looked_at: Seen, seed: in
             yield {**looked_at.about(label), "quantity": "tsne", "unit": unit, "part": part, "value": value}
 
 
-def inversion(bench: Bench, source: Run, *, unknown: str, images: int, at: str, steps: int) -> list[Row]:
+def inversion(
+    bench: Bench, source: Run, *, unknown: str, images: int, at: str, steps: int, pictured: bool
+) -> list[Row]:
     """Experiment 2: how far images found by descent from a layer's activations are from those given, per class."""
     looked_at, kind = seen(bench, source, unknown, images), architecture(source.net)
     pixels = kind.mean, kind.std
-    return list(_inverted(nets(bench, source), looked_at, pixels, source, at, steps))
+    return list(_inverted(nets(bench, source), looked_at, pixels, source, at, steps, pictured=pictured))
 
 
 def inversion_given(
-    bench: Bench, source: Run, *, unknown: str, images: int, at: str, steps: int, net: str, weights: str
+    bench: Bench,
+    source: Run,
+    *,
+    unknown: str,
+    images: int,
+    at: str,
+    steps: int,
+    pictured: bool,
+    net: str,
+    weights: str,
 ) -> list[Row]:
     """The same of a net whose weights, of this digest, are the user's own; the classes are known to the source.
 
@@ -111,8 +123,8 @@ def inversion_given(
     shape = given.takes((channels, height, width))
     looked_at = seen(bench, source, unknown, images, net, shape[0])
     trained, untrained = given.loaded(shape), given.fresh(shape, source.seed)
-    pixels = architecture(net).pixels(shape[0])
-    return list(_inverted([(TRAINED, trained), (UNTRAINED, untrained)], looked_at, pixels, source, at, steps))
+    pixels, pair = architecture(net).pixels(shape[0]), [(TRAINED, trained), (UNTRAINED, untrained)]
+    return list(_inverted(pair, looked_at, pixels, source, at, steps, pictured=pictured))
 
 
 def _inverted(
@@ -122,8 +134,14 @@ def _inverted(
     source: Run,
     at: str,
     steps: int,
+    *,
+    pictured: bool,
 ) -> Iterator[Row]:
     """Errors of images found from layers of nets by condition; `pixels` are the mean and deviation that these want."""
+    shown = firsts(looked_at.labels)
+    originals = in_pixels(looked_at.images[shown], *pixels)
+    if pictured:
+        yield from _drawn(originals, originals, looked_at, source, IMAGE)
     for condition, net in pair:
         found = layers(net, looked_at.images[:1])
         inverted = invert(
@@ -131,14 +149,18 @@ def _inverted(
             search=Search(steps, seed=source.seed),
         )  # fmt: skip
         yield from errors(inverted_by_class(inverted, looked_at.labels), looked_at, "inversion", source, condition)
+        for one in inverted if pictured else ():
+            yield from _drawn(one.pictures[shown], originals, looked_at, source, condition, one.layer)
 
 
-def decoders(bench: Bench, source: Run, *, unknown: str, images: int, at: str, decoders: int, steps: int) -> list[Row]:
+def decoders(
+    bench: Bench, source: Run, *, unknown: str, images: int, at: str, decoders: int, steps: int, pictured: bool
+) -> list[Row]:
     """Experiment 3: what decoders that learnt the known classes from a layer cannot draw, per class."""
     looked_at, kind = seen(bench, source, unknown, images), architecture(source.net)
     learnt = bench.feed(source).parts["train"]
-    firsts = torch.cat([(learnt.classes == k).nonzero().flatten()[:LEARNT] for k in range(source.task.width)])
-    own, labels = learnt.images(firsts), torch.tensor(source.task.classes)[learnt.classes[firsts]]
+    some = torch.cat([(learnt.classes == k).nonzero().flatten()[:LEARNT] for k in range(source.task.width)])
+    own, labels = learnt.images(some), torch.tensor(source.task.classes)[learnt.classes[some]]
     cases = [Case(condition, net, source.task.classes) for condition, net in nets(bench, source)]
     together = torch.cat([own, looked_at.images])
     found = layers(cases[0].net, together[:1])
@@ -146,13 +168,16 @@ def decoders(bench: Bench, source: Run, *, unknown: str, images: int, at: str, d
         cases, found, together, torch.cat([labels, looked_at.labels]), torch.arange(len(together)) < len(own),
         mean=kind.mean, std=kind.std, at=numbers(at), seeds=decoders, training=Training(steps),
     )  # fmt: skip
-    made: list[Row] = []
+    originals = in_pixels(looked_at.images[firsts(looked_at.labels)], kind.mean, kind.std)
+    made: list[Row] = list(_drawn(originals, originals, looked_at, source, IMAGE)) if pictured else []
     for (condition, layer), one in recovered.items():
         if isinstance(one, RepresentationError):
             about = {"run_key": key(source), "layer": layer, "condition": condition}
             made.append({**about, "quantity": "decoder_raw_error", "value": None, "reason": str(one)})
         else:
             made += errors(recovered_by_class(one), looked_at, "decoder", source, condition)
+            if pictured:
+                made += _drawn(one.drawings, originals, looked_at, source, condition, layer)
     for number in numbers(at):
         pair = [recovered[condition, found[number - 1].name] for condition in (TRAINED, UNTRAINED)]
         whole = [one for one in pair if isinstance(one, Recovered)]
@@ -176,6 +201,19 @@ def accuracies(bench: Bench, *targets: Run) -> list[Row]:
             value = right[test.classes == position].mean().item()
             made.append({**about, "group": "unknown", "quantity": CLASS_ACCURACY, "value": value})
     return made
+
+
+def _drawn(
+    drawn: Images, originals: Images, looked_at: Seen, source: Run, condition: str, layer: str | None = None
+) -> Iterator[Row]:
+    """What became of the first image of each class, to be looked at, with its mean squared error per pixel."""
+    labels = looked_at.labels[firsts(looked_at.labels)].tolist()
+    for label, one, own in zip(labels, drawn, originals, strict=True):
+        yield {
+            "run_key": key(source), "layer": layer, "condition": condition, "quantity": PICTURE,
+            "value": (one - own).square().mean().item(), "picture": address(png(image_of(one))),
+            **looked_at.about(label),
+        }  # fmt: skip
 
 
 def errors(found: Iterable[ClassError], looked_at: Seen, probe: str, source: Run, condition: str) -> Iterator[Row]:
