@@ -1,6 +1,6 @@
 """Rows, reports and advice made up by formulas, for tests of the report only: they are nobody's measurements."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -141,13 +141,13 @@ QUANTITIES: dict[str, Mapping[str, str]] = {
 }  # fmt: skip
 
 
-def made_up_probe(text: str = "") -> str:
-    """The page of a probe of three layers and two classes, with a figure of each form."""
-    names, classes = ("conv1" + text, "conv2", "head"), ("cat" + text, "dog")
+def made_up_probe(text: str = "", layers: Sequence[str] = ("conv1", "conv2", "head")) -> str:
+    """The page of a probe of these layers and two classes, with a figure of each form."""
+    names, classes = (layers[0] + text, *layers[1:]), ("cat" + text, "dog")
     found: list[dict[str, Any]] = []
     for place, layer in enumerate(names):
         same = {"study": "probe", "net": "sharma", "layer": layer, "group": "all", "treatment": "F*", "seed": 0}
-        value = 0.4 + 0.2 * place
+        value = 0.4 + 0.2 * (place % 3)
         found.append({**same, "quantity": "linear_accuracy", "value": value, "low": value - 0.1, "high": value + 0.1})
         for k, name in enumerate(classes):
             found.append({**same, "quantity": "linear_accuracy_of_class", "class_name": name, "value": value + 0.1 * k})
@@ -165,10 +165,11 @@ def made_up_probe(text: str = "") -> str:
     rows = frame(found)
     plan: dict[str, Any] = {
         "quantities": QUANTITIES, "layers": list(names), "net": "sharma" + text, "notes": ["note " + text],
-        "failures": [], "facts": [["layers", "3"]], "provenance": {"command": "layerwise probe sharma digits" + text},
+        "failures": [], "facts": [["layers", str(len(names))]],
+        "provenance": {"command": "layerwise probe sharma digits" + text},
     }  # fmt: skip
     images = np.arange(8 * 3 * 6 * 6, dtype=np.uint8).reshape(8, 3, 6, 6)
     plan["captions"], plan[thumbnails.NAME] = {thumbnails.NAME: ""}, list(range(8))
     pictures = {thumbnails.NAME: thumbnails.sheet(images)}
-    table = pd.DataFrame({"layer": names, "linear": ["40 %", "60 %", "80 %"]})
+    table = pd.DataFrame({"layer": names, "linear": [("40 %", "60 %", "80 %")[k % 3] for k in range(len(names))]})
     return render_probe("The answer " + text, ("first " + text,), rows, table, pictures, plan)

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from test_grand import data_like, gained, made_up, moved
 
 from made_up import HOSTILE, made_up_advice, made_up_probe, made_up_report, made_up_rows
 
+DEEP = "deep"  # a probe of a net of 38 layers, such as a vision transformer has
 PHONE, DESK, WALL = 390, 1280, 2560
 KINDS = ("study", "probe", "advice", "comparison", "scoreboard")
 CHARTS = {"study": 6, "probe": 7, "advice": 4, "comparison": 8, "scoreboard": 17}
@@ -47,12 +49,14 @@ class Opened:
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A report of each kind, with names that would like to be code."""
     folder = tmp_path_factory.mktemp("reports")
-    paths = {kind: folder / f"{kind}.html" for kind in KINDS}
+    paths = {kind: folder / f"{kind}.html" for kind in (*KINDS, DEEP)}
     rows = made_up_rows()
     report = made_up_report(rows, HOSTILE)
     write_report(paths["study"], report)
     paths["probe"].write_text(made_up_probe(HOSTILE), encoding="utf-8")
     paths["advice"].write_text(render_advice(made_up_advice(HOSTILE).as_json, folder / "advice.json"), encoding="utf-8")
+    blocks = [f"blocks.{k}.{part}" for k in range(12) for part in ("attn", "mlp.fc1", "mlp.fc2")]
+    paths[DEEP].write_text(made_up_probe(HOSTILE, ["patch_embed", *blocks, "head"]), encoding="utf-8")
     found, claims = strip(rows), {claim["id"]: claim for claim in report.claims}
     assert found is not None
     one, other = (
@@ -128,7 +132,7 @@ def test_every_figure_is_drawn_and_nothing_is_asked_for_said_or_run(
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK, WALL])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, DEEP])
 def test_nothing_is_cut(kind: str, width: int, opened: Callable[[str, int], Opened]) -> None:
     """The page does not scroll sideways, and what stands outside boxes that do is within it; nor is a figure cut."""
     page = opened(kind, PHONE if width == PHONE else DESK).page
@@ -145,6 +149,17 @@ def test_nothing_is_cut(kind: str, width: int, opened: Callable[[str, int], Open
         assert outside == []
     finally:
         page.set_viewport_size({"width": PHONE if width == PHONE else DESK, "height": 900})
+
+
+def test_numbers_of_many_layers_do_not_run_into_each_other(opened: Callable[[str, int], Opened]) -> None:
+    """Bug: of 38 layers each number, with its unit, was as wide as its tile."""
+    ends = opened(DEEP, DESK).page.evaluate(
+        "[...document.querySelectorAll('.strip .well b')].map(number => {"
+        "  const words = document.createRange(); words.selectNodeContents(number);"
+        "  const box = words.getBoundingClientRect(); return [box.left, box.right]; })"
+    )
+    assert len(ends) == 38
+    assert all(right + 4 < left for (_, right), (left, _) in pairwise(ends))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ Charts take no colours from the page: text and axes are set by the page's style,
 colour-blind readers (viridis for what is ordered, Okabe and Ito's for what is not), with a shape beside each colour.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#3
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 
 HEIGHT = 320
+LONG = 14  # characters of a label, beyond which it is told by what is its own
 PERCENT = ".1~%"  # on axes: 92.5%, 93%
 
 
@@ -122,8 +124,32 @@ def layered(*charts: alt.Chart) -> alt.LayerChart:
 def _axis(x: str, title: str | None, continuous: bool, order: list[Any]) -> alt.X:
     if continuous:
         return alt.X(field=x, type="quantitative", title=title or x, axis=alt.Axis(format="~s", grid=False))
-    axis = alt.Axis(labelAngle=0, labelLimit=90, grid=False)
+    axis = named_axis(order, labelAngle=0, labelLimit=90, grid=False)
     return alt.X(field=x, type="ordinal", title=title or x, sort=order, axis=axis).scale(type="point", padding=0.3)
+
+
+def named_axis(names: Sequence[Any], **how: Any) -> alt.Axis:
+    """An axis of these categories, long ones shortened as `shortened` has them."""
+    short = shortened([str(name) for name in names])
+    return alt.Axis(labelExpr=f"{json.dumps(short)}[datum.label] || datum.label", **how) if short else alt.Axis(**how)
+
+
+def shortened(names: Sequence[str]) -> dict[str, str]:
+    """Long dotted names by their numbers and their last word; none where some could not be told apart any more.
+
+    >>> shortened(["embedder", "encoder.stages.0.layers.1.layer.0", "encoder.stages.1.layers.0.shortcut"])
+    {'encoder.stages.0.layers.1.layer.0': '0.1.layer.0', 'encoder.stages.1.layers.0.shortcut': '1.0.shortcut'}
+    """
+    short = {name: _own(name) for name in names if len(name) > LONG}
+    return short if len({short.get(name, name) for name in names}) == len(set(names)) else {}
+
+
+def _own(name: str) -> str:
+    before, _, dotted = name.rpartition(" ")  # of "3 conv", how many layers are kept
+    parts = dotted.split(".")
+    last = max((place for place, part in enumerate(parts) if not part.isdigit()), default=0)
+    own = ".".join(part for place, part in enumerate(parts) if part.isdigit() or place == last)
+    return f"{before} {own}".strip()
 
 
 def _faded(legend: alt.Parameter, picked: float, other: float) -> Any:

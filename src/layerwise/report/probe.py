@@ -8,7 +8,7 @@ import pandas as pd
 
 from layerwise.png import address
 from layerwise.report import thumbnails
-from layerwise.report.figures import Figure, curves, layered, palette, shapes
+from layerwise.report.figures import Figure, curves, layered, named_axis, palette, shapes
 from layerwise.report.page import render, table_json
 from layerwise.report.strip import GENERAL, UNKNOWN, Known, Lane, Strip, nothing_known, tiles
 
@@ -175,8 +175,8 @@ def pairs(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> 
 def ticks(rows: pd.DataFrame, told: Mapping[str, str], order: Sequence[str]) -> Iterator[Figure]:
     """The quantity of each unit: a tick a unit, by layer."""
     table = _in_order(rows, order)[["layer", "unit", "value"]]
-    across = alt.X(field="layer", type="ordinal", title="layer", sort=list(order))
-    across = across.axis(labelAngle=0, labelLimit=90)
+    axis = named_axis(order, labelAngle=0, labelLimit=90)
+    across = alt.X(field="layer", type="ordinal", title="layer", sort=list(order), axis=axis)
     up = alt.Y(field="value", type="quantitative", title=told["title"])
     hover = [alt.Tooltip(field=field, type="nominal") for field in ("layer", "unit")]
     hover.append(alt.Tooltip(field="value", type="quantitative", format=".4~g", title=told["title"]))
@@ -251,8 +251,8 @@ def _heat(
     table: pd.DataFrame, up: str, title: str, order: Sequence[str], told: Mapping[str, str], sort: Sequence[str]
 ) -> alt.Chart:
     number = ".1%" if told["unit"] == "percent" else ".3~g"
-    across = alt.X(field="layer", type="ordinal", title="layer", sort=list(order))
-    other = alt.Y(field=up, type="ordinal", title=title, sort=list(sort), axis=alt.Axis(labelLimit=110))
+    across = alt.X(field="layer", type="ordinal", title="layer", sort=list(order), axis=named_axis(order))
+    other = alt.Y(field=up, type="ordinal", title=title, sort=list(sort), axis=named_axis(sort, labelLimit=110))
     named = ("layer", up, *(["other_class"] if "other_class" in table else []))
     hover = [alt.Tooltip(field=field, type="nominal") for field in named]
     hover.append(alt.Tooltip(field="value", type="quantitative", format=number, title=told["title"]))

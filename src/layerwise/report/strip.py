@@ -134,6 +134,11 @@ class Bar:
     whisker_height: float | None
 
     @property
+    def number(self) -> str:
+        """The value without its unit, where there is no room for that."""
+        return self.text.rstrip("%").rstrip()
+
+    @property
     def label(self) -> float:
         """Where the number stands: at the far end of bar and whisker, above what is up and below what is down."""
         first = self.top if self.whisker_top is None else min(self.top, self.whisker_top)
