@@ -64,5 +64,5 @@ def lost(rows: pd.DataFrame) -> pd.DataFrame:
 
 def circumstances(rows: pd.DataFrame) -> Circumstances:
     """Their mean over these rows."""
-    means = rows[["samples", "last", "better"]].astype(float).mean()
+    means = rows[["samples", "last", "better", "layers"]].astype(float).mean()
     return Circumstances(*(None if np.isnan(one) else float(one) for one in means))

@@ -110,6 +110,12 @@ def test_what_is_not_known_makes_no_difference() -> None:
     assert nearness(Circumstances(5), Circumstances(50)) == nearness(Circumstances(50), Circumstances(5)) < 1
 
 
+def test_a_deep_net_is_like_deep_nets() -> None:
+    here = Circumstances(5, 0.5, 0.0, 32)
+    shallow, deep, unsaid = (nearness(replace(here, layers=layers), here) for layers in (4, 20, None))
+    assert shallow < deep < unsaid == 1
+
+
 @pytest.mark.usefixtures("exact")
 def test_what_is_lacking_with_few_steps_is_told_as_it_is(truth: np.ndarray) -> None:
     """Not beside the others' but as such."""

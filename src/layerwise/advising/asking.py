@@ -237,12 +237,12 @@ class Asking:
     @property
     def here(self) -> Circumstances:
         """What is known before any option is tried."""
-        samples = len(self.rehearsal.data.labels) / len(self.task.classes)
+        samples, depth = len(self.rehearsal.data.labels) / len(self.task.classes), len(self.source_layers)
         known = [one.accuracy.mean for one in self.probed.values() if one]
         *_, last = self.probed.values()
         if last is None:
-            return Circumstances(samples)
-        return Circumstances(samples, last.accuracy.mean, max(known) - last.accuracy.mean)
+            return Circumstances(samples, layers=depth)
+        return Circumstances(samples, last.accuracy.mean, max(known) - last.accuracy.mean, depth)
 
     def _why(self) -> tuple[Reason, ...]:
         """What a linear probe says of each layer in front of the head."""

@@ -1,10 +1,10 @@
 """What was seen elsewhere: how options did beside each other on other nets and data, and what that says here.
 
 What an option is expected to do here is the mean of what it did in exhaustive searches, the more alike their
-circumstances the more they count: how many samples a class there are, how well a linear probe of the last layer does,
-and by how much the best layer's probe does better. Options that treat layers alike at like rates lend each other what
-few searches cannot tell. So it is with what an option lacks when it is tried with a quarter of the steps. The searches
-are in `experience.json`, written by `benchmarks/regret.py learn`.
+circumstances the more they count: how many samples a class there are, how many layers the net has, how well a linear
+probe of the last layer does, and by how much the best layer's probe does better. Options that treat layers alike at
+like rates lend each other what few searches cannot tell. So it is with what an option lacks when it is tried with a
+quarter of the steps. The searches are in `experience.json`, written by `benchmarks/regret.py learn`.
 """
 
 import json
@@ -20,7 +20,7 @@ from layerwise.advising.candidates import Option, candidates, options
 
 FILE = Path(__file__).with_name("experience.json")
 CANONICAL = options(candidates((1,) * 9))  # every policy there is, on a net of eight layers and a head
-ALIKE = (2.0, 1.0, 0.4)  # powers of ten of samples, accuracy of `last`, of `better`: over these circumstances differ
+ALIKE = (2.0, 1.0, 0.4, 0.5)  # over these circumstances differ; samples and layers in powers of ten
 OPTIONS = 0.15  # standard deviation of means over options
 SEARCHES = 0.05  # of what one search says of an option about what all would say
 DIGITS = 4  # of an accuracy that is kept
@@ -35,6 +35,7 @@ class Circumstances:
     samples: float  # training images a class
     last: float | None = None  # cross-validated accuracy of a linear probe of the last layer in front of the head
     better: float | None = None  # by how much the best layer's probe beats the last's
+    layers: float | None = None  # of the net
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,10 @@ def experience() -> Experience:
 
 def nearness(one: Circumstances, other: Circumstances) -> float:
     """How alike circumstances are, from 0 to 1; what is not known of one is taken to be as it is in the other."""
-    first, second = (np.array([np.log10(of.samples), of.last, of.better], dtype=float) for of in (one, other))
+    first, second = (
+        np.array([np.log10(of.samples), of.last, of.better, None if of.layers is None else np.log10(of.layers)], float)
+        for of in (one, other)
+    )
     apart = np.nan_to_num((first - second) / ALIKE)
     return float(np.exp(-(apart @ apart) / 2))
 
