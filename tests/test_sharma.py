@@ -440,6 +440,14 @@ def test_the_first_draw_has_an_image_of_each_class_with_what_was_made_of_it(smal
         assert off == pytest.approx(row["value"], rel=0.1, abs=2e-3)  # pictures are cut off at 0 and 1
 
 
+def test_known_classes_stand_before_unknown_ones_whatever_their_numbers(small: tuple[Study, Path]) -> None:
+    rows = pick(small[0].rows, quantity="picture", experiment="decoders")
+    swapped = rows.assign(group=rows["group"].map({"known": "unknown", "unknown": "known"}))
+    for those, wanted in ((rows, "0123456789"), (swapped, "5678901234")):
+        (figure,) = figures("sharma", those)
+        assert spec(figure.chart)["layer"][0]["encoding"]["x"]["sort"] == list(wanted)
+
+
 def test_figures_show_what_is_in_the_rows(small: tuple[Study, Path]) -> None:
     rows = small[0].rows
     made = {figure.title: figure for figure in figures("sharma", rows)}

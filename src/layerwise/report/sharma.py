@@ -181,7 +181,8 @@ def drawn(rows: pd.DataFrame) -> Iterator[Figure]:
         beside = found["layer"].fillna("the image") + found["condition"].map({"untrained": ", untrained"}).fillna("")
         table = found.assign(line=beside)[["line", "class_name", "group", "value", "picture"]]
         table = table.rename(columns={"class_name": "class", "value": "squared_error"}).reset_index(drop=True)
-        lines, classes = (table[name].unique().tolist() for name in ("line", "class"))
+        lines = table["line"].unique().tolist()
+        classes = table.sort_values("group", kind="stable")["class"].unique().tolist()  # known before unknown
         side = alt.ExprRef(f"min({TILE}, width / {len(classes)}) - 2")
         chart = alt.Chart(table).mark_image(width=side, height=side, smooth=False)
         chart = chart.encode(
