@@ -411,6 +411,8 @@ def test_a_store_that_vanished_is_said(store: Store) -> None:
         list(store.keys())
     with pytest.raises(StoreError, match=gone), store.lock(key(RUN), wait=False):
         pass
+    with pytest.raises(StoreError, match=gone):
+        Store(store.folder, make=False)  # Bug: a worker that began after it was gone made it anew
     assert store.records([key(RUN)]) == {}
     assert not store.has(key(RUN))
     assert not store.folder.exists()

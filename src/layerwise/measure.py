@@ -159,7 +159,7 @@ def _begin(store: Path, data: Path, nets: dict[str, Path]) -> Callable[[Measurem
     """A worker process begins."""
     remember(nets)
     torch.set_num_threads(1)
-    return partial(_make, Bench(Store(store), load(data)))
+    return partial(_make, Bench(Store(store, make=False), load(data)))
 
 
 def _make(bench: Bench, one: Measurement) -> list[Row] | str:

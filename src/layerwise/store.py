@@ -81,26 +81,27 @@ class Damaged(Exception):
 
 
 class Store:
-    """A folder of finished runs; opening it makes it where it is not there.
+    """A folder of finished runs; opening it makes it where it is not there, unless it is to be there (`make`).
 
-    Raises StoreError where it cannot be written, or was written by a newer version of layerwise.
+    Raises StoreError where it cannot be written, is not there, or was written by a newer version of layerwise.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, make: bool = True) -> None:
         self.folder = folder
         mark = folder / "layerwise.json"
         with _clear_errors(folder):
-            if (
-                folder.exists()
-                and not mark.exists()
-                and {entry.name for entry in folder.iterdir()} - {*FOLDERS, *LATER}
-            ):
-                raise StoreError(f"store {folder} is a folder with other things in it; pass another --store")
-            for name in FOLDERS:
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            if not mark.exists():
-                write_whole(mark, json.dumps({"store_version": STORE_VERSION}).encode(), self._aside("layerwise"))
+            if make:
+                self._make(mark)
             _check_version(folder, mark.read_text())
+
+    def _make(self, mark: Path) -> None:
+        folder = self.folder
+        if folder.exists() and not mark.exists() and {entry.name for entry in folder.iterdir()} - {*FOLDERS, *LATER}:
+            raise StoreError(f"store {folder} is a folder with other things in it; pass another --store")
+        for name in FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        if not mark.exists():
+            write_whole(mark, json.dumps({"store_version": STORE_VERSION}).encode(), self._aside("layerwise"))
 
     def path(self, run_key: str) -> Path:
         """The folder of a run, there or not."""

@@ -229,7 +229,7 @@ def _while_wanted(store: Store, mark: str) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(WAKE_EVERY):
             with suppress(OSError):  # of a file server that is away for a moment
-                if store.folder.exists() and not _path(store, mark).exists():
+                if store.folder.exists() and not _path(store.folder, mark).exists():
                     os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -241,7 +241,7 @@ def _while_wanted(store: Store, mark: str) -> Iterator[None]:
 
 def _hire(setting: Setting, mark: str) -> Worker:
     """A worker, where this node sees the store: one that joined late has not been asked, and would make its own."""
-    if not _path(Store(setting.store), mark).exists():
+    if not _path(setting.store, mark).exists():
         raise StoreError(not_seen(import_ray().util.get_node_ip_address(), setting.store))
     memory, disk = _room(setting.device)
     return Worker(replace(setting, memory=memory, disk=disk))
@@ -277,11 +277,11 @@ def _marked(setting: Setting) -> Iterator[str]:
         try:
             yield mark
         finally:
-            _path(store, mark).unlink(missing_ok=True)
+            _path(store.folder, mark).unlink(missing_ok=True)
 
 
-def _path(store: Store, mark: str) -> Path:
-    return store.folder / "locks" / mark
+def _path(store: Path, mark: str) -> Path:
+    return store / "locks" / mark
 
 
 def _failed(run: Run, error: BaseException) -> Outcome:

@@ -84,7 +84,7 @@ class Worker:
     def __post_init__(self) -> None:
         settle(deterministic=self.setting.deterministic)
         remember(self.setting.nets)
-        self.store = Store(self.setting.store)
+        self.store = Store(self.setting.store, make=False)  # one that was removed meanwhile stays so
         self.data: dict[str, DataSet] = {}
         self.prefix = self._prefix()
 

@@ -14,7 +14,7 @@ from layerwise.probing import words
 from layerwise.report.probe import render_probe
 
 PICTURES = "pictures"
-OURS = ("inversion-*.png", "thumbnails.png")  # what an earlier probe may have left there
+OURS = ("inversion-*.png", "decoder-*.png", "thumbnails.png")  # what an earlier probe may have left there
 
 
 @dataclass(frozen=True)
