@@ -151,9 +151,14 @@ def test_nothing_is_cut(kind: str, width: int, opened: Callable[[str, int], Open
         page.set_viewport_size({"width": PHONE if width == PHONE else DESK, "height": 900})
 
 
-def test_numbers_of_many_layers_do_not_run_into_each_other(opened: Callable[[str, int], Opened]) -> None:
-    """Bug: of 38 layers each number, with its unit, was as wide as its tile."""
-    ends = opened(DEEP, DESK).page.evaluate(
+def test_many_layers_have_their_numbers_and_names_apart(opened: Callable[[str, int], Opened]) -> None:
+    """Bugs: each number, with its unit, was as wide as its tile; names on axes were cut where they differ."""
+    found = opened(DEEP, DESK)
+    axes = found.page.locator("[data-chart] svg text").all_text_contents()
+    assert {"0.attn", "5.fc1", "11.fc2"} <= set(axes)
+    assert not [name for name in axes if name.startswith("blocks.") and name.endswith("…")]
+    assert {told for told in found.said if "legend count exceeds limit" not in told} == set()  # 30 of 38 are in it
+    ends = found.page.evaluate(
         "[...document.querySelectorAll('.strip .well b')].map(number => {"
         "  const words = document.createRange(); words.selectNodeContents(number);"
         "  const box = words.getBoundingClientRect(); return [box.left, box.right]; })"

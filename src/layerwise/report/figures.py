@@ -22,7 +22,7 @@ VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#3
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 
 HEIGHT = 320
-LONG = 14  # characters of a label, beyond which it is told by what is its own
+LONG = 14  # characters of a label, beyond which names are told by what is their own
 PERCENT = ".1~%"  # on axes: 92.5%, 93%
 
 
@@ -135,12 +135,16 @@ def named_axis(names: Sequence[Any], **how: Any) -> alt.Axis:
 
 
 def shortened(names: Sequence[str]) -> dict[str, str]:
-    """Long dotted names by their numbers and their last word; none where some could not be told apart any more.
+    """Dotted names by their numbers and their last word, where some are long; none where two would be the same.
 
-    >>> shortened(["embedder", "encoder.stages.0.layers.1.layer.0", "encoder.stages.1.layers.0.shortcut"])
-    {'encoder.stages.0.layers.1.layer.0': '0.1.layer.0', 'encoder.stages.1.layers.0.shortcut': '1.0.shortcut'}
+    >>> shortened(["embedder", "encoder.stages.0.layers.1.layer.0", "blocks.1.attn"])
+    {'encoder.stages.0.layers.1.layer.0': '0.1.layer.0', 'blocks.1.attn': '1.attn'}
+    >>> shortened(["conv.1", "conv.2"])
+    {}
     """
-    short = {name: _own(name) for name in names if len(name) > LONG}
+    if max(map(len, names), default=0) <= LONG:
+        return {}
+    short = {name: _own(name) for name in names if "." in name}
     return short if len({short.get(name, name) for name in names}) == len(set(names)) else {}
 
 
