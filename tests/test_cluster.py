@@ -321,7 +321,7 @@ def test_an_interrupt_kills_the_tasks_and_leaves_the_cluster(
 
 def test_work_for_an_execution_that_is_over_ends(tmp_path: Path) -> None:
     """Whoever stays connected to the cluster leaves no process of it at work for nothing."""
-    store = Store(tmp_path)
+    store = Store(tmp_path).folder
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom layerwise.execute import cluster\n"
         "from layerwise.store import Store\ncluster.WAKE_EVERY = 0.05\n"
