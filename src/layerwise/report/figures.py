@@ -87,10 +87,11 @@ def curves(
     up = alt.Y(field=y, type="quantitative", title=y_title or y).scale(zero=False)
     up = up.axis(format=PERCENT if percent else "~s" if table[y].abs().max() >= 1_000 else ".3~g", tickCount=6)
     named = colour_title or colour
-    paint = alt.Color(field=colour, type="nominal", title=named, sort=domain).scale(
+    entries = alt.Legend(symbolLimit=len(domain))  # 30 otherwise
+    paint = alt.Color(field=colour, type="nominal", title=named, sort=domain, legend=entries).scale(
         domain=domain, range=palette(len(domain), ordered)
     )
-    mark = alt.Shape(field=colour, type="nominal", title=named, sort=domain).scale(
+    mark = alt.Shape(field=colour, type="nominal", title=named, sort=domain, legend=entries).scale(
         domain=domain, range=shapes(len(domain))
     )
     base = alt.Chart(data).encode(x=across, color=paint)
