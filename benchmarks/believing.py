@@ -5,6 +5,7 @@ be far behind is mostly far behind by another amount, so a deviation is `least` 
 """
 
 from collections.abc import Iterable
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -64,5 +65,5 @@ def lost(rows: pd.DataFrame) -> pd.DataFrame:
 
 def circumstances(rows: pd.DataFrame) -> Circumstances:
     """Their mean over these rows."""
-    means = rows[["samples", "last", "better", "layers"]].astype(float).mean()
+    means = rows[[one.name for one in fields(Circumstances)]].astype(float).mean()
     return Circumstances(*(None if np.isnan(one) else float(one) for one in means))

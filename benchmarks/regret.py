@@ -7,10 +7,10 @@
 
 Every option (a treatment with a learning rate) is trained on the whole training set and its test accuracy kept, in a
 table for each cell under TABLES/search; in some draws also after a quarter of the steps, as a race tries it. Advice,
-which sees the training sets alone, is under TABLES/advised. What it knows from other nets and data it learns, for each
-cell, from searches that share neither its source nor its target. A cell whose search has its table is not searched
-again. SHARED is the folder of the shared data; `--store DIR`, `--tables DIR`, `--cells TEXT`, `--seeds N` say what is
-done.
+which sees the training sets alone, is under `TABLES/advised at 10%`, or whatever `--budget` is. What it knows from
+other nets and data it learns, for each cell, from searches that share neither its source nor its target. A cell whose
+search has its table is not searched again. SHARED is the folder of the shared data; `--store DIR`, `--tables DIR`,
+`--cells TEXT`, `--seeds N` say what is done.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from believing import circumstances, constants, lost
 from cells import CELLS, ORIGINS, Bench, Cell, task, weights
-from scoring import DRAW, OPTION, Coverage, bars, by_confidence, coverage, fixed, interval, regret
+from scoring import DRAW, OPTION, Coverage, bars, by_confidence, coverage, fixed, hindsight, interval, regret
 
 from layerwise.advising.asking import Asking
 from layerwise.advising.candidates import RATES, Option, candidates, options, recipes
@@ -69,7 +69,7 @@ def main() -> None:
     cells = [cell for cell in CELLS if chosen.cells in cell.name]
     if chosen.seeds is not None:
         cells = [replace(cell, seeds=min(chosen.seeds, cell.seeds)) for cell in cells]
-    searches, told = chosen.tables / "search", chosen.tables / "advised"
+    searches, told = chosen.tables / "search", chosen.tables / f"advised at {chosen.budget:.0%}"
     if chosen.what == "score":
         print(scored(whole(read(searches, cells)), read(told, cells)))
         return
@@ -100,7 +100,7 @@ def read(folder: Path, cells: list[Cell]) -> pd.DataFrame:
     """The tables of these cells that are there."""
     there = [cell for cell in cells if place(folder, cell).exists()]
     if not there:
-        raise SystemExit(f"{folder} has no table of these cells; run {folder.name} first")
+        raise SystemExit(f"{folder} has no table of these cells: first search, then advise")
     tables = [pd.read_csv(place(folder, cell)).assign(cell=cell.name, shots=cell.shots) for cell in there]
     return pd.concat(tables, ignore_index=True)
 
@@ -305,6 +305,7 @@ def scored(searched: pd.DataFrame, advised: pd.DataFrame, fewest: int = 5) -> st
     there = enough.merge(counted[DRAW], "inner", DRAW)
     choices = {"**advice**": counted} | {policy: fixed(there, policy) for policy in FIXED}
     choices |= {BY_SCORE.format(name): following(there, counted, name) for name in FROM_FEATURES}
+    choices |= {"the best of each cell, in hindsight": hindsight(there)}
     lines = ["| choice | mean regret | 95 % | worst cell | worst draw |", "|---|---|---|---|---|"]
     regrets = {name: regret(there, chosen) for name, chosen in choices.items()}
     for name, found in regrets.items():

@@ -76,6 +76,13 @@ def fixed(searched: pd.DataFrame, policy: str) -> pd.DataFrame:
     return rows[rows["rate"] == means.idxmax()]
 
 
+def hindsight(searched: pd.DataFrame) -> pd.DataFrame:
+    """In each cell the option that is the best over all its draws, luck included: what no advice can expect to beat."""
+    means = searched.groupby(["cell", *OPTION])["accuracy"].mean()
+    best = means.loc[means.groupby("cell").idxmax()].reset_index()[["cell", *OPTION]]
+    return best.merge(searched, "left", ["cell", *OPTION])
+
+
 @dataclass(frozen=True)
 class Coverage:
     """How often the accuracy that was got lay in the interval that was told."""

@@ -199,8 +199,10 @@ def test_one_image_a_class_is_told_and_nothing_is_tried(
     advice = advise(net, written(blobs, 3), shots=1, store=tmp_path / "store", **loud)
     assert advice is not None
     assert "nothing can be tried" in capsys.readouterr().err
-    assert advice.cost["spent"] == 0
     assert all(one.trials == 0 for one in advice.considered)
+    (probe,) = (one for one in advice.considered if one.policy == "linear probe" and one.rate == RATES[1])
+    assert advice.cost["spent"] == probe.flops  # it tells whether the net wants a greater rate
+    assert len(list((tmp_path / "store" / "runs").rglob("spec.json"))) == 1
     low, high = advice.interval
     assert high - low > 0.8  # who knows
 

@@ -1,7 +1,10 @@
 """What the adviser is made of: candidates, folds, beliefs, the worth of a trial, costs."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +17,15 @@ from layerwise.advising.candidates import RATES, Candidate, Option, candidates, 
 from layerwise.advising.cost import flops
 from layerwise.advising.gradient import rates_of, relative_gradients
 from layerwise.advising.race import Possible, gains_of, next_trials
+from layerwise.advising.racing import Race
 from layerwise.advising.rehearsal import ALWAYS, FOLD, GROUP, rehearsal
 from layerwise.data.dataset import COPIES, DataSet, make
 from layerwise.errors import LayersError
 from layerwise.feed import Feed, Part
 from layerwise.layers import layers
-from layerwise.run import Run, Weights
+from layerwise.norms import normalises
+from layerwise.run import Run, Weights, key
+from layerwise.store import Record, Store
 from layerwise.tasks import Parts, Task, examples
 from layerwise.treatment import Treatment
 
@@ -146,6 +152,43 @@ def test_a_validation_part_is_the_one_fold(blobs: DataSet) -> None:
 
 def test_one_image_a_class_cannot_be_folded(blobs: DataSet) -> None:
     assert rehearsal(blobs, Task(blobs.digest, (0, 1), 1, parts=Parts("random", 5))).folds == ()
+
+
+@pytest.mark.parametrize("outcome", ["learns", "diverges"])
+def test_what_a_probe_leaves_unlearnt_is_its_loss_over_that_of_guessing(
+    outcome: str, blobs: DataSet, tmp_path: Path
+) -> None:
+    learnt = rehearsal(blobs, Task(blobs.digest, (0, 1), 6, parts=Parts("random", 5)))
+    found = options(candidates((1,) * 4))
+    asked: list[Run] = []
+
+    def train(runs: Sequence[Run], keep: bool) -> dict[str, Record]:
+        asked.extend(runs)
+        result = json.dumps({"curve": [[9, "train", "loss", 0.2], [9, "train", "accuracy", 0.9]]}).encode()
+        return {key(run): Record(key(run), b"", result, ()) for run in runs if outcome == "learns" and keep}
+
+    race = Race("lenet5relu", Weights("0" * 64), learnt, found, train, Store(tmp_path))
+    assert race.unlearnt == (pytest.approx(0.2 / np.log(2)) if outcome == "learns" else None)
+    assert race.unlearnt == race.unlearnt  # trained once
+    (run,) = asked
+    assert (run.treatment.expanded, run.recipes[-1].rate) == ("FFFR", RATES[1])
+    assert race.spent == race.flops(run)
+    if outcome == "diverges":
+        race.find_rates()
+        assert race.rates == ()  # all layers alike
+
+
+@pytest.mark.parametrize(
+    ("net", "found"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.LocalResponseNorm(2), nn.ReLU()), False),
+        *((nn.Sequential(nn.Sequential(norm), nn.ReLU()), True) for norm in (
+            nn.BatchNorm2d(2), nn.InstanceNorm2d(2), nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.RMSNorm(2)
+        )),
+    ],
+)  # fmt: skip
+def test_a_net_normalises_where_activations_are_divided_by_their_deviation(net: nn.Module, found: bool) -> None:
+    assert normalises(net) is found
 
 
 def one(letters: str, rate: float = 0.01) -> Option:

@@ -110,10 +110,22 @@ def test_what_is_not_known_makes_no_difference() -> None:
     assert nearness(Circumstances(5), Circumstances(50)) == nearness(Circumstances(50), Circumstances(5)) < 1
 
 
-def test_a_deep_net_is_like_deep_nets() -> None:
-    here = Circumstances(5, 0.5, 0.0, 32)
-    shallow, deep, unsaid = (nearness(replace(here, layers=layers), here) for layers in (4, 20, None))
-    assert shallow < deep < unsaid == 1
+@pytest.mark.parametrize(
+    ("name", "far", "near"),
+    [("layers", 4, 20), ("normalised", 0, 1), ("unlearnt", 0.02, 0.2), ("unlearnt", 0.9, 0.5)],
+)
+def test_a_net_is_like_nets_that_want_and_bear_such_rates(name: str, far: float, near: float) -> None:
+    """Deep nets are like deep ones, those that normalise like one another, and so are those slow to learn."""
+    there = Circumstances(5, 0.5, 0.0, 32, 1, 0.3)
+    values: tuple[float | None, ...] = (far, near, None)
+    away, close, unsaid = (nearness(replace(there, **{name: value}), there) for value in values)
+    assert away < close <= unsaid == 1
+
+
+def test_what_a_probe_has_learnt_whole_is_alike_whatever_is_left_of_the_loss() -> None:
+    most, all_but_all, nothing = (Circumstances(5, unlearnt=left) for left in (here.LEARNT, 1e-6, 0.0))
+    assert nearness(most, all_but_all) == nearness(most, nothing) == 1
+    assert nearness(most, Circumstances(5, unlearnt=2 * here.LEARNT)) < 1
 
 
 @pytest.mark.usefixtures("exact")

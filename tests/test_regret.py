@@ -91,7 +91,7 @@ def test_a_search_advice_on_its_draws_and_their_scores(
     assert {row["share"] for row in rows} == {0.25, 1.0}
     assert {row["seed"] for row in rows} == {0, 1}
     assert all(0 <= row["accuracy"] <= 1 and row["flops"] > 0 for row in rows)
-    (advice,) = (tmp_path / "advised").glob("*.csv")
+    (advice,) = (tmp_path / "advised at 10%").glob("*.csv")
     told = pd.read_csv(advice).to_dict("records")
     assert {(row["treatment"], row["policy"], row["rate"]) for row in told} <= options
     assert all(0 < row["share"] <= 0.1 and row["low"] <= row["expected"] <= row["high"] for row in told)
@@ -146,11 +146,21 @@ def test_the_package_has_the_experience_of_all_tables(cells: ModuleType, tmp_pat
 def test_the_page_shows_what_the_tables_score(cells: ModuleType) -> None:
     import regret
 
-    searched, advised = (regret.read(regret.TABLES / what, cells.CELLS) for what in ("search", "advised"))
+    searched = regret.whole(regret.read(regret.TABLES / "search", cells.CELLS))
     page = (BENCHMARKS.parent / "docs" / "regret.md").read_text(encoding="utf-8")
-    _, after = page.split("<!-- regret table: begin -->\n")
-    shown, _ = after.split("<!-- regret table: end -->")
-    assert shown.strip() == regret.scored(regret.whole(searched), advised)
+    told = {}
+    for budget in ("10%", "5%"):
+        _, after = page.split(f"<!-- regret at {budget}: begin -->\n")
+        shown, _ = after.split(f"<!-- regret at {budget}: end -->")
+        told[budget] = regret.scored(searched, regret.read(regret.TABLES / f"advised at {budget}", cells.CELLS))
+        assert shown.strip() == (told[budget] if budget == "10%" else in_short(told[budget]))
+    assert told["10%"] != told["5%"]
+
+
+def in_short(scored: str) -> str:
+    """The rows of advice and of bars, and what is said of intervals."""
+    choices, _, honest, _, bars = scored.split("\n\n")
+    return "\n\n".join(["\n".join(choices.split("\n")[:3]), honest, bars])
 
 
 @pytest.fixture
@@ -215,6 +225,15 @@ def test_a_fixed_policy_has_the_rate_that_is_best_over_all_cells(scoring: Module
         [searched({"x": [0.5, 0.6]}), searched({"x": [0.7, 0.8]}).assign(rate=0.2), searched({"y": [0.9, 0.9]})]
     )
     assert scoring.fixed(table, "x")["accuracy"].tolist() == [0.7, 0.8]
+
+
+def test_hindsight_has_the_best_option_of_each_cell(scoring: ModuleType) -> None:
+    one = searched({"x": [0.5, 0.9], "y": [0.6, 0.6]})
+    other = searched({"x": [0.1, 0.1], "y": [0.0, 0.3]}, "b")
+    table = pd.concat([one, other])
+    found = scoring.hindsight(table)
+    assert found.groupby("cell")["accuracy"].apply(list).to_dict() == {"a": [0.5, 0.9], "b": [0.0, 0.3]}
+    assert scoring.regret(table, found).by_draw.min() < 0  # the best of one half need not be the best of all
 
 
 def test_coverage_counts_what_was_held_and_tests_it_over_cells(scoring: ModuleType) -> None:

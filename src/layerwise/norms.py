@@ -1,13 +1,20 @@
-"""Batch norms that do more than normalise: what of them can be taken over by modules that know only the norm.
+"""Norms: whether a net has any, and what batch norms do beside, which modules that know only the norm can take over.
 
 timm's `BatchNormAct2d` has the dropout and the activation behind it inside. Of a class that is not known here, with a
 forward pass of its own, nothing can be said: LayersError.
 """
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from layerwise.errors import LayersError
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def normalises(net: nn.Module) -> bool:
+    """Whether any of its modules divides activations by their own deviation: then weights have no scale to run off."""
+    return any(isinstance(module, NORMS) for module in net.modules())
 
 
 def behind(name: str, norm: _BatchNorm) -> nn.Module:

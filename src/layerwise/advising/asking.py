@@ -31,6 +31,7 @@ from layerwise.layers import Layer, layers
 from layerwise.listening import Several
 from layerwise.nets import architecture, build
 from layerwise.nets.weights import head_width, net_state
+from layerwise.norms import normalises
 from layerwise.plan_file import contents
 from layerwise.probes.activations import activations
 from layerwise.probes.linear import LinearProbe, linear_probes
@@ -237,12 +238,16 @@ class Asking:
     @property
     def here(self) -> Circumstances:
         """What is known before any option is tried."""
-        samples, depth = len(self.rehearsal.data.labels) / len(self.task.classes), len(self.source_layers)
+        *_, last = (one.accuracy.mean if one else None for one in self.probed.values())
         known = [one.accuracy.mean for one in self.probed.values() if one]
-        *_, last = self.probed.values()
-        if last is None:
-            return Circumstances(samples, layers=depth)
-        return Circumstances(samples, last.accuracy.mean, max(known) - last.accuracy.mean, depth)
+        return Circumstances(
+            samples=len(self.rehearsal.data.labels) / len(self.task.classes),
+            last=last,
+            better=None if last is None else max(known) - last,
+            layers=len(self.source_layers),
+            normalised=float(normalises(self.source_net)),
+            unlearnt=self.race.unlearnt,
+        )
 
     def _why(self) -> tuple[Reason, ...]:
         """What a linear probe says of each layer in front of the head."""

@@ -1,26 +1,30 @@
 """What was seen elsewhere: how options did beside each other on other nets and data, and what that says here.
 
 What an option is expected to do here is the mean of what it did in exhaustive searches, the more alike their
-circumstances the more they count: how many samples a class there are, how many layers the net has, how well a linear
-probe of the last layer does, and by how much the best layer's probe does better. Options that treat layers alike at
-like rates lend each other what few searches cannot tell. So it is with what an option lacks when it is tried with a
-quarter of the steps. The searches are in `experience.json`, written by `benchmarks/regret.py learn`.
+circumstances the more they count: how many samples a class there are, how many layers the net has and whether it
+normalises, how well a linear probe of the last layer does, by how much the best layer's probe does better, and how much
+of its training images a linear probe leaves unlearnt. The last two of the net and of the probe are about rates: what
+is slow to learn at one wants a greater, which a net that normalises bears and another may not. Options that treat
+layers alike at like rates lend each other what few searches cannot tell. So it is with what an option lacks when it is
+tried with a quarter of the steps. The searches are in `experience.json`, written by `benchmarks/regret.py learn`.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from layerwise.advising.belief import Options, correlation
 from layerwise.advising.candidates import Option, candidates, options
 
 FILE = Path(__file__).with_name("experience.json")
 CANONICAL = options(candidates((1,) * 9))  # every policy there is, on a net of eight layers and a head
-ALIKE = (2.0, 1.0, 0.4, 0.5)  # over these circumstances differ; samples and layers in powers of ten
+ALIKE = (2.0, 1.0, 0.4, 0.5, 0.5, 0.7)  # circumstances differ over these; counts and what is unlearnt in powers of ten
+LEARNT = 0.01  # of the loss of guessing: with less left nothing is slow to learn
 OPTIONS = 0.15  # standard deviation of means over options
 SEARCHES = 0.05  # of what one search says of an option about what all would say
 DIGITS = 4  # of an accuracy that is kept
@@ -36,6 +40,8 @@ class Circumstances:
     last: float | None = None  # cross-validated accuracy of a linear probe of the last layer in front of the head
     better: float | None = None  # by how much the best layer's probe beats the last's
     layers: float | None = None  # of the net
+    normalised: float | None = None  # 1 for a net that normalises its activations, 0 for another
+    unlearnt: float | None = None  # training loss of a linear probe with the middle rate, over that of guessing
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,16 @@ def experience() -> Experience:
 
 def nearness(one: Circumstances, other: Circumstances) -> float:
     """How alike circumstances are, from 0 to 1; what is not known of one is taken to be as it is in the other."""
-    first, second = (
-        np.array([np.log10(of.samples), of.last, of.better, None if of.layers is None else np.log10(of.layers)], float)
-        for of in (one, other)
-    )
-    apart = np.nan_to_num((first - second) / ALIKE)
+    apart = np.nan_to_num((_placed(one) - _placed(other)) / ALIKE)
     return float(np.exp(-(apart @ apart) / 2))
+
+
+def _placed(one: Circumstances) -> Float[np.ndarray, " circumstances"]:
+    """Circumstances as numbers whose differences ALIKE measures; not a number where they are not known."""
+    samples, last, better, layers, normalised, unlearnt = np.array(astuple(one), dtype=float)
+    return np.array(
+        [np.log10(samples), last, better, np.log10(layers), normalised, np.log10(np.maximum(unlearnt, LEARNT))]
+    )
 
 
 def which(option: Option) -> Which:

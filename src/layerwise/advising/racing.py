@@ -158,12 +158,23 @@ class Race:
         """Rates per layer by gradient signal that options are tried with: of the first fold's linear probe."""
         return self._rates(self.rehearsal.held_out(self.rehearsal.folds[0]))
 
-    def find_rates(self) -> None:
-        """Those of a linear probe of all training images, which is trained for them, for the recipe to advise."""
+    @cached_property
+    def whole_probe(self) -> Record | None:
+        """The middle linear probe of all training images, trained and paid for; none where it diverged."""
         probe = self.run(self.middle_probe, self.rehearsal.whole)
-        self.train([probe], True)
         self.spent += self.flops(probe)
-        self.rates = self._rates(self.rehearsal.whole)
+        return self.train([probe], True).get(key(probe))
+
+    @property
+    def unlearnt(self) -> float | None:
+        """The training loss that `whole_probe` ends with, over that of guessing; none where it diverged."""
+        if self.whole_probe is None:
+            return None
+        return last(self.whole_probe.result["curve"], "loss", "train") / float(np.log(self.rehearsal.task.width))
+
+    def find_rates(self) -> None:
+        """Those by the gradient with `whole_probe` for a head, for the recipe to advise."""
+        self.rates = self._rates(self.rehearsal.whole) if self.whole_probe is not None else ()
 
     def _rates(self, task: Task) -> tuple[float, ...]:
         """By the gradient with a trained linear probe for a head; none, so all layers alike, where that diverged."""
@@ -192,6 +203,6 @@ class Race:
         return float(flops(run, self.shape, self.examples))
 
 
-def last(curve: Sequence[Sequence[Any]], quantity: str) -> float:
-    """The last value of a quantity on the test part."""
-    return float([value for _, split, what, value in curve if split == "test" and what == quantity][-1])
+def last(curve: Sequence[Sequence[Any]], quantity: str, part: str = "test") -> float:
+    """The last value of a quantity on a part of the data."""
+    return float([value for _, split, what, value in curve if split == part and what == quantity][-1])
