@@ -190,6 +190,7 @@ def advised(asking: Asking, budget: float) -> dict[str, Any]:
         "high": high,
         "level": found.level,
         "sure": found.is_sure,
+        "trials": best.trials,
         "share": found.cost["spent"] / found.cost["exhaustive"],
         **{BY_SCORE.format(score): policy for score, policy in by_score(asking).items()},
     }

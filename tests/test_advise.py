@@ -20,6 +20,7 @@ from layerwise.advising.advice import Advice, Considered, load_advice
 from layerwise.advising.advise import advise
 from layerwise.advising.candidates import RATES, Candidate, Option, options
 from layerwise.advising.labels import curve, sizes
+from layerwise.advising.racing import UNTRIED
 from layerwise.advising.reasons import reasons
 from layerwise.data import open_data
 from layerwise.data.dataset import DataSet, shape_of
@@ -85,7 +86,8 @@ def test_advice_says_what_when_how_sure_and_at_what_cost(net: str, found: Advice
     assert "ahead: " in note.said
     assert found.weights == sha256(Path(net.partition("@")[2]).read_bytes()).hexdigest()
     best = found.recommended
-    assert best.accuracy == max(one.accuracy for one in found.considered)
+    top = max(one.accuracy for one in found.considered)
+    assert best.accuracy == top or (best.trials and best.accuracy > top - UNTRIED)
     assert sum(one.chance for one in found.considered) == pytest.approx(1)
     low, high = found.interval
     assert low < best.accuracy < high or high == 1

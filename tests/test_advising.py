@@ -1,7 +1,7 @@
 """What the adviser is made of: candidates, folds, beliefs, the worth of a trial, costs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -154,28 +154,83 @@ def test_one_image_a_class_cannot_be_folded(blobs: DataSet) -> None:
     assert rehearsal(blobs, Task(blobs.digest, (0, 1), 1, parts=Parts("random", 5))).folds == ()
 
 
+def record(name: str, end: dict[str, float]) -> Record:
+    """Of a run that ended so: values by part and quantity."""
+    curve = [[9, *where.split(), value] for where, value in end.items()]
+    return Record(name, b"", json.dumps({"curve": curve}).encode(), ())
+
+
+class Made(Race):
+    """A race of LeNet-5 on twenty images of each of eight classes, in which nothing is trained."""
+
+    def __init__(self, blobs: DataSet, place: Path, came_out: Callable[[Run], dict[str, float] | None]) -> None:
+        self.asked: list[Run] = []
+
+        def train(runs: Sequence[Run], keep: bool) -> dict[str, Record]:
+            self.asked.extend(runs)
+            ends = {key(run): came_out(run) for run in runs}
+            return {name: record(name, end) for name, end in ends.items() if end}
+
+        learnt = rehearsal(blobs, Task(blobs.digest, tuple(range(8)), 20, parts=Parts("random", 5)))
+        found = options(candidates((1,) * 4))
+        super().__init__("lenet5relu", Weights("0" * 64), learnt, found, train, Store(place))
+        assert learnt.folds
+
+    def named(self, policy: str, rate: float) -> int:
+        """The position of an option."""
+        (found,) = (k for k, one in enumerate(self.options) if (one.candidate.policy, one.rate) == (policy, rate))
+        return found
+
+    def hope(self, policy: str, rate: float, more: float) -> int:
+        """Expect one option to be the best by so much, and all others to be alike."""
+        best = self.named(policy, rate)
+        self.expect(np.where(np.arange(len(self.options)) == best, 0.0, -more), np.zeros(len(self.options)), 0.8)
+        return best
+
+
 @pytest.mark.parametrize("outcome", ["learns", "diverges"])
 def test_what_a_probe_leaves_unlearnt_is_its_loss_over_that_of_guessing(
     outcome: str, blobs: DataSet, tmp_path: Path
 ) -> None:
-    learnt = rehearsal(blobs, Task(blobs.digest, (0, 1), 6, parts=Parts("random", 5)))
-    found = options(candidates((1,) * 4))
-    asked: list[Run] = []
-
-    def train(runs: Sequence[Run], keep: bool) -> dict[str, Record]:
-        asked.extend(runs)
-        result = json.dumps({"curve": [[9, "train", "loss", 0.2], [9, "train", "accuracy", 0.9]]}).encode()
-        return {key(run): Record(key(run), b"", result, ()) for run in runs if outcome == "learns" and keep}
-
-    race = Race("lenet5relu", Weights("0" * 64), learnt, found, train, Store(tmp_path))
-    assert race.unlearnt == (pytest.approx(0.2 / np.log(2)) if outcome == "learns" else None)
+    end = {"train loss": 0.2, "train accuracy": 0.9} if outcome == "learns" else None
+    race = Made(blobs, tmp_path, lambda run: end)
+    assert race.unlearnt == (pytest.approx(0.2 / np.log(8)) if outcome == "learns" else None)
     assert race.unlearnt == race.unlearnt  # trained once
-    (run,) = asked
+    (run,) = race.asked
     assert (run.treatment.expanded, run.recipes[-1].rate) == ("FFFR", RATES[1])
     assert race.spent == race.flops(run)
     if outcome == "diverges":
         race.find_rates()
         assert race.rates == ()  # all layers alike
+
+
+def test_enough_is_kept_to_try_what_is_advised(blobs: DataSet, tmp_path: Path) -> None:
+    """Bug: what was ahead for what it did elsewhere could be advised untried, the budget gone into other trials."""
+    for budget in (0.05, 0.1, 0.2):
+        race = Made(blobs, tmp_path, lambda run: {"test accuracy": 0.8})
+        best = race.hope("fine-tune", 0.05, 0.02)
+        race.go(budget)
+        assert race.advised == best
+        assert best in {trial.option for trial in race.trials if trial.share == 1}
+        assert race.spent <= budget * race.exhaustive
+
+
+def test_what_diverges_here_is_not_advised_whatever_it_did_elsewhere(blobs: DataSet, tmp_path: Path) -> None:
+    race = Made(blobs, tmp_path, lambda run: None if run.recipes[-1].rate == 0.05 else {"test accuracy": 0.9})
+    race.hope("fine-tune", 0.05, 0.02)
+    race.go(0.1)
+    assert race.options[race.advised].rate < 0.05
+
+
+@pytest.mark.parametrize(("more", "untried"), [(0.003, False), (0.007, True)])
+def test_what_was_tried_is_advised_unless_what_was_not_is_clearly_better(
+    more: float, untried: bool, blobs: DataSet, tmp_path: Path
+) -> None:
+    race = Made(blobs, tmp_path, lambda run: None)
+    best, other = race.hope("fine-tune", 0.01, more), race.named("scratch", 0.05)
+    race.trials = [Trial(other, "0", 1.0, 10, 0.8 - more)]
+    assert race.belief.best == best
+    assert race.advised == (best if untried else other)
 
 
 @pytest.mark.parametrize(

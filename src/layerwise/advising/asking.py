@@ -132,7 +132,7 @@ class Asking:
         grown = self._grown(budget) if race.rehearsal.folds else None
         race.go(budget, self._told)
         why = self._why()
-        belief, told, best = race.belief, race.wide_belief, race.belief.best
+        belief, told, best = race.belief, race.wide_belief, race.advised
         samples = race.examples / len(self.task.classes)
         shift = self._shift(grown, samples) + float(told.mean[best] - belief.mean[best])
         chances = belief.chances(np.random.default_rng(self.seed))
@@ -288,7 +288,7 @@ class Asking:
         return grown.gain(samples * (folds - 1) / folds, samples)[0] if grown and folds > 1 else 0.0
 
     def _told(self, race: Race) -> None:
-        best = race.options[race.belief.best]
+        best = race.options[race.advised]
         self.listener.say(
             f"{len(race.trials)} trials, {race.spent / race.exhaustive:.1%} of trying everything; ahead: {best.name}"
         )

@@ -3,8 +3,9 @@
 First a linear probe is tried with every rate, on one fold and then, as far as the budget goes, on all: it costs little
 and says how well this net does on these data at all. Then trials are bought one round after another (see
 `layerwise.advising.race`), with a quarter of the steps or with all of them. When nothing promises more, the option
-ahead is tried on the folds that it was not tried on, as far as the budget goes. Every trial is a run like any other:
-stored, resumed, trained in fleets.
+ahead is tried on the folds that it was not tried on, as far as the budget goes; enough for one of them is kept, so that
+what diverges here is not advised for what it did elsewhere. Every trial is a run like any other: stored, resumed,
+trained in fleets.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from layerwise.tasks import Task
 
 SHARES = (0.25, 1.0)  # of the steps, with which an option may be tried
 TOGETHER = 6  # trials a round: enough to fill a fleet on each of two cores
+UNTRIED = 0.005  # in accuracy, by which an option has to be ahead to be advised though it was not tried
 PROBE = "linear probe"
 
 Train = Callable[[Sequence[Run], bool], dict[str, Record]]  # records by key; are weights kept?
@@ -88,6 +90,13 @@ class Race:
         return replace(self._learnt, spread=BOTH_WAYS).belief(self.trials)
 
     @property
+    def advised(self) -> int:
+        """The best of the options that were tried with all steps, unless one that was not is better by UNTRIED."""
+        mean, best = self.belief.mean, self.belief.best
+        close = [option for option in self._tried_whole if mean[option] > mean[best] - UNTRIED]
+        return max(close, key=lambda option: mean[option], default=best)
+
+    @property
     def _learnt(self) -> Model:
         """What is assumed of the options after these trials."""
         return self.model.after(self.trials)
@@ -96,11 +105,11 @@ class Race:
         """Race for a share of the exhaustive search's cost; `told` is called after each round."""
         probes = [k for k, one in enumerate(self.options) if one.candidate.policy == PROBE]
         first = [self._possible(k, fold, 1.0) for fold in self.rehearsal.folds for k in probes]
-        afforded = np.cumsum([one.flops for one in first]) <= self.left(budget)
+        afforded = np.cumsum([one.flops for one in first]) <= self.left(budget) - self._kept
         afforded[: len(probes)] = True  # what rates by gradient are taken from
         self.make([one for one, has_room in zip(first, afforded, strict=True) if has_room])
         told(self)
-        while chosen := next_trials(self._learnt, self.trials, self.possible, self.left(budget), TOGETHER):
+        while chosen := next_trials(self._learnt, self.trials, self.possible, self.left(budget) - self._kept, TOGETHER):
             self.make(chosen)
             told(self)
         while chosen := self._of_the_best(self.left(budget)):
@@ -112,10 +121,24 @@ class Race:
 
         None of another option's are made for that, so what comes out may put another one ahead.
         """
-        best = self.belief.best
-        wanted = [one for one in self.possible if one.option == best and one.share == 1]
+        wanted = self._whole(self.belief.best)
         afforded = np.cumsum([one.flops for one in wanted]) <= left
         return [one for one, has_room in zip(wanted, afforded, strict=True) if has_room]
+
+    @property
+    def _kept(self) -> float:
+        """Operations kept for a trial of the option ahead with all steps, where it had none."""
+        best = self.belief.best
+        return 0.0 if best in self._tried_whole else min((one.flops for one in self._whole(best)), default=0.0)
+
+    @property
+    def _tried_whole(self) -> set[int]:
+        """Options that were tried with all steps."""
+        return {trial.option for trial in self.trials if trial.share == 1}
+
+    def _whole(self, option: int) -> list[Possible]:
+        """Trials of an option with all steps that were not made."""
+        return [one for one in self.possible if one.option == option and one.share == 1]
 
     def left(self, budget: float) -> float:
         """Operations that may still be spent of a share of the exhaustive search."""
