@@ -759,6 +759,7 @@ def test_advice_that_does_not_fit_is_told(base: Path, tmp_path: Path) -> None:
     )
     plan = wished(base, advice=write_advice(base, tmp_path, data={"digest": "0" * 16}))
     assert any("was given on other images" in note for note in plan.notes)
+    assert not any("it expects" in note for note in plan.notes)  # that was of those images
     assert not any("was given for other weights" in note for note in plan.notes)
     plan = wished(base, advice=write_advice(base, tmp_path, weights="0" * 64))
     assert any("was given for other weights" in note for note in plan.notes)

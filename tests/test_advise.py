@@ -231,7 +231,10 @@ def test_a_net_for_colour_takes_grey_images_and_not_the_other_way_about(
     ("asked", "told"),
     [
         ({"net": "lenet5relu"}, "net 'lenet5relu' has no weights, so there is nothing to transfer"),
-        ({"budget": 0.0}, "--budget 0 is not possible; it is a share of the exhaustive search, such as 10%"),
+        (
+            {"budget": 0.0},
+            "--budget 0% is not possible; it is a share of the exhaustive search, such as 10%, and 100% at most",
+        ),
         ({"granularity": "module"}, "unknown granularity 'module'"),
     ],
 )
@@ -241,6 +244,20 @@ def test_mistakes_are_told(
     options = {**QUICK, "store": tmp_path / "store", "net": net, **asked}
     with pytest.raises(layerwise.errors.LayerwiseError, match=told):
         advise(options.pop("net"), written(blobs, 12), **options)
+
+
+def test_what_cannot_be_is_told_before_anything_is_trained(
+    net: str, blobs: DataSet, written: Callable[..., str], tmp_path: Path
+) -> None:
+    """Bugs: a place that cannot be written was found out after the race, weights of another net after --dry-run."""
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(StudyError, match=r"--out .*taken cannot be written"):
+        advise(net, written(blobs, 12), store=tmp_path / "store", out=tmp_path / "taken", **QUICK)
+    save_file(build("small8", (1, 32, 32), 10, 7).state_dict(), tmp_path / "small8.safetensors")
+    other = f"lenet5relu@{tmp_path / 'small8.safetensors'}"
+    with pytest.raises(LayersError, match="small8"):
+        advise(other, written(blobs, 12), store=tmp_path / "store", dry_run=True, **QUICK)
+    assert not list((tmp_path / "store" / "runs").rglob("spec.json"))
 
 
 def test_a_file_that_is_no_advice_is_told(tmp_path: Path) -> None:

@@ -481,7 +481,8 @@ def test_a_terminal_shows_what_fits_and_a_pipe_takes_all(
         (["--limit", "-1"], "StudyError: --limit -1 is not possible; write 0 for all\n"),
         (["--limit", "few"],
          "UsageError: Invalid value for '--limit': 'few' is not a whole number (see `layerwise runs ls --help`)\n"),
-        (["--store", "nowhere"], "StudyError: there is no store nowhere; name one with --store\n"),
+        (["--store", "nowhere"],
+         "StudyError: there is no store nowhere; name the folder that runs were trained into\n"),
     ],
 )  # fmt: skip
 def test_mistakes_in_listing_runs(

@@ -205,6 +205,9 @@ def test_unknown_name(tmp_path: Path) -> None:
     known = "csv, digits, folder, glyphs, hub, mnist, npz, omniglot, parquet, stimuli"
     with says(f"unknown data 'glyph'; did you mean 'glyphs'? (known: {known})"):
         open_data("glyph", tmp_path)
+    (tmp_path / "photos").mkdir()
+    with says(f"'{tmp_path / 'photos'}' is a folder and no kind of data; write folder:{tmp_path / 'photos'}"):
+        open_data(str(tmp_path / "photos"), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mnist", "npz", "parquet", "folder"])

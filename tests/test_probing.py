@@ -389,6 +389,17 @@ def test_the_decoders_advice_in_words() -> None:
     )
 
 
+def test_what_kept_layers_from_being_read_is_the_answer() -> None:
+    """Bug: with one class of a single image nothing was read, and the answer was that the table has all."""
+    why = "5 folds are not possible: of class 4 there are 1 examples"
+    refused = {"quantity": "linear_accuracy", "treatment": "F*", "reason": why}
+    rows = frame([*({**refused, "layer": name} for name in ("conv1", "conv2")), {"quantity": "logme", "value": 0.1}])
+    assert words.answer(rows, ["conv1", "conv2"]) == (
+        f"2 layers were looked at, and none could be read: {why}. Leave classes of few images out with --classes."
+    )
+    assert words.answer(rows[rows["quantity"] == "logme"], ["conv1", "conv2"]).endswith("has what was asked for.")
+
+
 @pytest.mark.parametrize(("images_each", "verdict", "cases"), [(4, "undecided", "none"), (5, "retrain", "conv1 for 2")])
 def test_too_few_images_recommend_nothing(images_each: int, verdict: str, cases: str) -> None:
     """Of the known classes a tenth is lost, of the unknown one half: far beyond them, with an interval above 0."""

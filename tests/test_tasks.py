@@ -88,8 +88,15 @@ def test_too_few_samples_are_named() -> None:
         examples(Task("d", (0, 1), 40, parts=Parts("random", 5)), LABELS, {}, NAMES)
     assert str(caught.value) == (
         "class 'ant' has 15 training images, 40 were asked for; "
-        "ask for at most 15 or leave the class out with --classes"
+        "ask for at most 15, which every class has, or leave the class out with --classes"
     )
+
+
+def test_samples_that_every_class_has_are_named_at_once() -> None:
+    """Bug: asked for what the first class has, one was told of the next that has fewer."""
+    labels = np.repeat([0, 1, 2], [30, 8, 20])
+    with pytest.raises(DataError, match="class 'ant' has 25 training images, 40 were asked for; ask for at most 3, "):
+        examples(Task("d", (0, 1, 2), 40, parts=Parts("random", 5)), labels, {}, NAMES)
 
 
 def test_a_class_of_which_all_is_kept_back_to_test_on_is_named() -> None:

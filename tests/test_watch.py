@@ -206,7 +206,7 @@ def test_ctrl_c_ends_the_looking_with_130(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["nothere"], "StudyError: there is no store nothere; name one with --store"),
+        (["nothere"], "StudyError: there is no store nothere; name the folder that runs were trained into"),
         (["--every", "0"], "StudyError: --every 0 is not possible; give a number of seconds, such as 1"),
     ],
 )

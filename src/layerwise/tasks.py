@@ -194,9 +194,10 @@ def examples(
             )
         shots = len(pool) if task.shots is None else task.shots
         if not 0 < shots <= len(pool):
+            fewest = min(int(np.sum((labels == one) & (parts == TRAIN))) for one in task.classes)
             raise DataError(
                 f"class '{class_names[label]}' has {len(pool)} training images, {shots} were asked for; "
-                f"ask for at most {len(pool)} or leave the class out with --classes"
+                f"ask for at most {max(1, fewest)}, which every class has, or leave the class out with --classes"
             )
         found[TRAIN].append(generator("samples", task.data, task.seed, label).permutation(pool)[:shots])
     if task.rest:

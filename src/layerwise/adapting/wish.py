@@ -222,6 +222,7 @@ def _advised(
         raise StudyError(f"--advice {path} is about {one}, not '{wish.net}'; name that net")
     if of_data != data.digest:
         told.append(f"the advice {path} was given on other images (data {of_data}, not {data.digest})")
+        expected = ""  # that is of those
     elif of_task is not None:
         _check_unseen(of_task, task, data, f"--advice {path}", again)
         if of_task.classes != task.classes:

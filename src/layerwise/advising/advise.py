@@ -12,6 +12,7 @@ from layerwise.images import Images, open_images, untested_notes
 from layerwise.job import Means
 from layerwise.listening import listening
 from layerwise.nets.weights import parse_net, read_weights
+from layerwise.outputs import prepare
 from layerwise.plan_file import command_of
 from layerwise.store import Store
 from layerwise.studies.request import Request, share_out
@@ -62,7 +63,10 @@ def advise(
     """
     asked = {k: v for k, v in locals().items() if k not in {"command", "quiet"} and v not in (None, "")}
     if not 0 < budget <= 1:
-        raise StudyError(f"--budget {budget:g} is not possible; it is a share of the exhaustive search, such as 10%")
+        raise StudyError(
+            f"--budget {budget:.0%} is not possible; it is a share of the exhaustive search, such as 10%, "
+            "and 100% at most"
+        )
     name, path = parse_net(net)
     if path is None:
         raise StudyError(f"net '{net}' has no weights, so there is nothing to transfer; write {net}@FILE.safetensors")
@@ -80,6 +84,9 @@ def advise(
     asking = Asking(name, content, net, opened, task, granularity, shelf, means, listener, seed)
     for note in (*opened.notes, *notes, *asking.notes):
         listener.say(f"Note: {note}")
+    asking.check()
+    if out is not None and not dry_run:
+        prepare(Path(out))
     asking.foretold(budget)
     if dry_run:
         return None

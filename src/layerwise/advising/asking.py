@@ -108,6 +108,10 @@ class Asking:
             every = tuple(one for one in every if not one.candidate.by_gradient)
         return Race(self.net, self.source, self.rehearsal, every, self._train, self.store, self.seed)
 
+    def check(self) -> None:
+        """Raise what is wrong with the weights, as far as they do not fit the net: before anything is forecast."""
+        net_state(self.content, self.net, self.shape, self.called)
+
     def foretold(self, budget: float) -> None:
         """Tell what trying every option would take, and what of it is spent at most."""
         race = self.race

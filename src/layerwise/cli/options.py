@@ -109,5 +109,5 @@ def open_store(store: Path) -> Any:
     from layerwise.store import Store
 
     if not store.is_dir():
-        raise StudyError(f"there is no store {store}; name one with --store")
+        raise StudyError(f"there is no store {store}; name the folder that runs were trained into")
     return Store(store)

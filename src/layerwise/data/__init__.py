@@ -138,6 +138,8 @@ def open_data(
     if resize is not None and not 1 <= resize <= 4096:
         raise DataError(f"resize is {resize}; the side of the images in pixels must be from 1 to 4096")
     name, _, argument = locator.partition(":")
+    if name not in READERS and Path(locator).is_dir():
+        raise DataError(f"'{locator}' is a folder and no kind of data; write folder:{locator}")
     if name not in READERS:
         raise DataError(unknown("data", name, READERS))
     pattern = groups if groups and is_pattern(groups) else None

@@ -19,6 +19,7 @@ HEADLINES = {  # quantity: column of the layer table
     "decoder_normalised_error": "decoder",
     "accuracy_lost_fresh": "lost if fresh",
 }
+READ = {"linear_accuracy": "a linear probe", "knn_accuracy": "its nearest neighbours"}
 PERCENT = {"linear_accuracy", "knn_accuracy", "purity", "accuracy_lost_fresh"}
 ALIKE = 0.9  # CKA from which layers are called alike
 
@@ -37,11 +38,14 @@ def layer_table(rows: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 
 def answer(rows: pd.DataFrame, order: Sequence[str]) -> str:
     """Which layer's features serve the classes in question best, and how sure that is."""
-    for quantity, how in (("linear_accuracy", "a linear probe"), ("knn_accuracy", "its nearest neighbours")):
+    for quantity, how in READ.items():
         here = _of_target(rows, quantity).dropna(subset=["value"])
         if len(here):
             return _best(here, how, order)
-    return f"{len(order)} layers were looked at; the table has what was asked for."
+    looked = f"{len(order)} layers were looked at"
+    for reason in rows.loc[rows["quantity"].isin(READ) & rows["value"].isna(), "reason"].dropna():
+        return f"{looked}, and none could be read: {reason}. Leave classes of few images out with --classes."
+    return f"{looked}; the table has what was asked for."
 
 
 def findings(rows: pd.DataFrame) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ def facts(advice: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "trials", f"{sum(one['trials'] for one in made):,}"
     yield "of trying everything", words.percent(cost["spent"] / cost["exhaustive"])
     if cost.get("seconds"):
-        yield "taken", words.seconds(cost["seconds"])
+        yield "taken the last time", words.seconds(cost["seconds"])
 
 
 def figures(advice: Mapping[str, Any]) -> Iterator[Figure]:
