@@ -109,7 +109,7 @@ class Asking:
         return Race(self.net, self.source, self.rehearsal, every, self._train, self.store, self.seed)
 
     def check(self) -> None:
-        """Raise what is wrong with the weights, as far as they do not fit the net: before anything is forecast."""
+        """Raise LayersError where the weights do not fit the net."""
         net_state(self.content, self.net, self.shape, self.called)
 
     def foretold(self, budget: float) -> None:

@@ -43,8 +43,9 @@ def answer(rows: pd.DataFrame, order: Sequence[str]) -> str:
         if len(here):
             return _best(here, how, order)
     looked = f"{len(order)} layers were looked at"
-    for reason in rows.loc[rows["quantity"].isin(READ) & rows["value"].isna(), "reason"].dropna():
-        return f"{looked}, and none could be read: {reason}. Leave classes of few images out with --classes."
+    refused = rows.loc[rows["quantity"].isin(READ) & rows["value"].isna(), "reason"].dropna()
+    if len(refused):
+        return f"{looked}, and none could be read: {refused.iloc[0]}. Leave classes of few images out with --classes."
     return f"{looked}; the table has what was asked for."
 
 
