@@ -801,6 +801,27 @@ def test_a_net_without_weights_has_nothing_to_copy(base: Path) -> None:
     )
 
 
+def test_what_to_do_next_with_a_net_of_ones_own_file_names_the_file(
+    base: Path, tmp_path: Path, run: Callable[..., SimpleNamespace]
+) -> None:
+    """Bug: the command that was shown was refused, as code of a file is run only where the file is named."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def small(outputs):\n"
+        "    body = [nn.Conv2d(1, 4, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]\n"
+        "    return nn.Sequential(*body, nn.Linear(64, outputs))\n"
+    )
+    shown = run(
+        "adapt", f"{tmp_path}/mine.py:small", f"folder:{base}/abc", "--resize", 32, "--treatment", "R*", "--steps", 5,
+        "--rates", "0.1", "--store", tmp_path / "store", "--out", tmp_path / "o", "--executor", "serial",
+    )  # fmt: skip
+    assert shown.code == 0, shown.err
+    told = shown.out.splitlines()[-1]
+    assert told == f"Use it: layerwise predict {tmp_path}/o --net {tmp_path}/mine.py:small IMAGE..."
+    words = told.removeprefix("Use it: layerwise ").removesuffix("IMAGE...").split()
+    assert run(*words, base / "abc" / "a").code == 0
+
+
 def test_the_command_makes_the_folder_and_says_what_to_do_next(
     base: Path, tmp_path: Path, run: Callable[..., SimpleNamespace]
 ) -> None:

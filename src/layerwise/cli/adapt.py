@@ -158,7 +158,7 @@ def adapt(
             tensorboard=tensorboard, dry_run=dry_run, command=["layerwise", *sys.argv[1:]],
         )  # fmt: skip
     if found is not None:
-        _print_adapted(found, onto or out or Path("layerwise-out") / "adapt")
+        _print_adapted(found, onto or out or Path("layerwise-out") / "adapt", name)
 
 
 def predict(
@@ -221,9 +221,11 @@ def _row(one: Any, top: int) -> list[str]:
     return [one.image, name, f"{chance:.1%}", ", ".join(f"{other} {less:.1%}" for other, less in others)]
 
 
-def _print_adapted(found: Any, folder: Path) -> None:
+def _print_adapted(found: Any, folder: Path, net: str | None) -> None:
     """What became of it, and what to do next."""
     typer.echo(f"\n{found.answer}")
     name = f" --task {found.task.name}" if len(found.described.tasks) > 1 else ""
+    if net and "#" in found.described.net:  # made by a file or folder of the user's, which has to be named again
+        name += f" --net {shlex.quote(net.partition('@')[0])}"
     typer.echo(f"\nAdapted net: {folder} (model card: {folder / 'README.md'})")
     typer.echo(f"Use it: layerwise predict {shlex.quote(str(folder))}{name} IMAGE...")
