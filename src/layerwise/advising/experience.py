@@ -3,7 +3,7 @@
 What an option is expected to do here is the mean of what it did in exhaustive searches, the more alike their
 circumstances the more they count: how many samples a class there are, how many layers the net has and whether it
 normalises, how well a linear probe of the last layer does, by how much the best layer's probe does better, and how much
-of its training images a linear probe leaves unlearnt. The last two of the net and of the probe are about rates: what
+of its training images a linear probe leaves unlearnt. That and whether it normalises are about learning rates: what
 is slow to learn at one wants a greater, which a net that normalises bears and another may not. Options that treat
 layers alike at like rates lend each other what few searches cannot tell. So it is with what an option lacks when it is
 tried with a quarter of the steps. The searches are in `experience.json`, written by `benchmarks/regret.py learn`.
